@@ -1,0 +1,29 @@
+// The one table of kernels: for each instruction set, a slot per family. kernels.inc in each family says which file fills which slot for
+// which ISA; the build collects those lines in kernels_built.inc.
+#pragma once
+
+#include "core/status.h"
+
+namespace pc {
+
+struct QuantKernel;
+struct GemmS8Kernel;
+struct GemmF32Kernel;
+struct PeakKernel;
+
+// A slot that an ISA leaves empty is filled with that of the next lower ISA that the CPU can run.
+struct Kernels {
+  const QuantKernel* quant;
+  const GemmS8Kernel* gemm_s8;
+  const GemmF32Kernel* gemm_f32;
+  const PeakKernel* peak;
+};
+
+// The kernels in use. Reads PYCOMPRESS_ISA when first called; PC_ERROR_ISA when that names what can't run here.
+pc_status active_kernels(const Kernels** kernels);
+// Those of one ISA by its index, or nullptr when this CPU can't run them.
+const Kernels* kernels_of(int32_t index);
+// For pc_last_kernel(); static memory.
+void set_last_kernel(const char* name);
+
+}  // namespace pc

@@ -1,0 +1,181 @@
+// The default pool: persistent threads that sleep on a condition variable when there is nothing to do.
+//
+// A job is cut into nth parts that the caller and the workers claim from one counter, so a worker that wakes late costs
+// nothing: the caller has done its part meanwhile. One job runs at a time; a second caller finds the pool taken and runs its
+// parts itself, which is what two Python threads on two cores want. After fork() the child has none of the threads: its handler
+// puts a fresh pool in place and never touches the old one, whose mutex may be held by a thread that is no more.
+#include <atomic>
+#include <condition_variable>
+#include <cstdio>
+#include <cstdlib>
+#include <exception>
+#include <mutex>
+#include <new>
+#include <thread>
+
+#if !defined(_WIN32)
+#include <pthread.h>
+#endif
+
+#include "core/cpu.h"
+#include "core/status.h"
+
+namespace pc {
+namespace {
+
+void keep(char (&message)[256]) { std::snprintf(message, sizeof message, "%s", pc_last_error()); }
+
+struct Job {
+  pc_body body;
+  void* context;
+  int32_t nth;
+  std::atomic<int32_t> next{0};
+  std::atomic<int32_t> unfinished;
+  std::atomic<int32_t> inside{0};  // workers that hold a pointer to this job
+  std::atomic<pc_status> status{PC_OK};
+  char message[256] = "";  // of the part that set status
+
+  Job(pc_body b, void* c, int32_t n) : body(b), context(c), nth(n), unfinished(n) {}
+
+  void work() {
+    for (int32_t ith; (ith = next.fetch_add(1, std::memory_order_relaxed)) < nth;) {
+      const pc_status result = body(context, ith, nth);
+      pc_status expected = PC_OK;
+      if (result != PC_OK && status.compare_exchange_strong(expected, result)) keep(message);
+      unfinished.fetch_sub(1, std::memory_order_acq_rel);
+    }
+  }
+};
+
+class Pool {
+ public:
+  pc_status run(pc_body body, void* context, int32_t nth) {
+    if (taken_.exchange(true, std::memory_order_acquire)) return run_here(body, context, nth);
+    Job job(body, context, nth);
+    const int32_t helpers = grow(nth - 1);
+    {
+      std::lock_guard<std::mutex> lock(mutex_);
+      job_ = &job;
+      wanted_ = helpers;
+    }
+    for (int32_t i = 0; i < helpers; ++i) wake_.notify_one();
+    job.work();
+    {
+      std::unique_lock<std::mutex> lock(mutex_);
+      job_ = nullptr;  // nobody enters any more
+      done_.wait(lock, [&] { return job.inside.load() == 0 && job.unfinished.load() == 0; });
+    }
+    taken_.store(false, std::memory_order_release);
+    if (job.status.load() != PC_OK) set_last_error(job.message);
+    return job.status.load();
+  }
+
+  static pc_status run_here(pc_body body, void* context, int32_t nth) {
+    pc_status first = PC_OK;
+    char message[256];
+    for (int32_t ith = 0; ith < nth; ++ith) {
+      const pc_status result = body(context, ith, nth);
+      if (result != PC_OK && first == PC_OK) {
+        first = result;
+        keep(message);
+      }
+    }
+    if (first != PC_OK) set_last_error(message);
+    return first;
+  }
+
+ private:
+  // Starts workers until there are `count`; fewer when the system gives no more. Only called by the one whose job runs.
+  int32_t grow(int32_t count) {
+    try {
+      for (; started_ < count; ++started_) std::thread([this] { loop(); }).detach();
+    } catch (const std::exception&) {
+    }
+    return started_ < count ? started_ : count;
+  }
+
+  void loop() {
+    std::unique_lock<std::mutex> lock(mutex_);
+    for (;;) {
+      wake_.wait(lock, [&] { return job_ && wanted_ > 0; });
+      Job* job = job_;
+      --wanted_;
+      job->inside.fetch_add(1);
+      lock.unlock();
+      job->work();
+      lock.lock();
+      job->inside.fetch_sub(1);
+      done_.notify_one();
+    }
+  }
+
+  std::atomic<bool> taken_{false};  // a job runs
+  std::mutex mutex_;                // guards job_ and wanted_
+  std::condition_variable wake_, done_;
+  Job* job_ = nullptr;
+  int32_t wanted_ = 0;
+  int32_t started_ = 0;
+};
+
+// Never destroyed: detached workers may still wait in it when the process ends.
+std::atomic<Pool*> pool{nullptr};
+std::atomic<int32_t> thread_count{0};
+
+#if !defined(_WIN32)
+void after_fork_in_child() { pool.store(new (std::nothrow) Pool); }
+#endif
+
+Pool* the_pool() {
+  static const bool once = [] {
+    pool.store(new Pool);
+#if !defined(_WIN32)
+    pthread_atfork(nullptr, nullptr, after_fork_in_child);
+#endif
+    return true;
+  }();
+  (void)once;
+  return pool.load();
+}
+
+// The whole of the text as a number from 1 to 4096, else 0.
+int32_t parse_count(const char* text) {
+  if (!text || !*text) return 0;
+  char* end = nullptr;
+  const long value = std::strtol(text, &end, 10);
+  return *end == '\0' && value >= 1 && value <= 4096 ? static_cast<int32_t>(value) : 0;
+}
+
+int32_t default_thread_count() {
+  for (const char* name : {"PYCOMPRESS_NUM_THREADS", "OMP_NUM_THREADS"})
+    if (const int32_t count = parse_count(std::getenv(name))) return count;
+  return usable_cpus();
+}
+
+}  // namespace
+}  // namespace pc
+
+extern "C" {
+
+int32_t pc_get_num_threads(void) {
+  int32_t count = pc::thread_count.load(std::memory_order_relaxed);
+  if (count == 0) {
+    count = pc::default_thread_count();
+    pc::thread_count.store(count, std::memory_order_relaxed);
+  }
+  return count;
+}
+
+pc_status pc_set_num_threads(int32_t n) {
+  PC_CHECK(n >= 0 && n <= 4096, PC_ERROR_VALUE, "num_threads is %d, wanted 1 to 4096, or 0 for the default", n);
+  pc::thread_count.store(n, std::memory_order_relaxed);
+  return PC_OK;
+}
+
+pc_status pc_parallel(pc_body body, void* context, int32_t nth) {
+  PC_CHECK(body, PC_ERROR_NULL, "body is NULL");
+  PC_CHECK(nth >= 1, PC_ERROR_VALUE, "nth is %d, wanted >= 1", nth);
+  if (nth == 1) return body(context, 0, 1);
+  pc::Pool* pool = pc::the_pool();
+  return pool ? pool->run(body, context, nth) : pc::Pool::run_here(body, context, nth);
+}
+}

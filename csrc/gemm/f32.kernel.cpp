@@ -1,0 +1,96 @@
+// float32 GEMM: each output is one accumulator that takes k in order, so a row's bits do not depend on the rows beside it.
+//
+// Tile: AVX-512 12 x 32, AVX2 6 x 16, scalar 4 x 4. A step of one k loads 2 weight vectors and MR broadcasts for 2 * MR multiply-adds: the
+// multiplier is the bound. Blocks of k leave their sums in y and take them up again, which changes no bit.
+#include "gemm/gemm.h"
+
+#include "simd/simd.h"
+
+namespace pc {
+namespace PC_NS {
+namespace {
+
+constexpr int NV = VL == 1 ? 4 : 2;
+constexpr int MR = VL == 16 ? 12 : VL == 8 ? 6 : 4;
+
+constexpr int PREFETCH = 128;  // floats ahead
+
+PC_INLINE int lanes_of(int columns, int v) {
+  const int n = columns - v * VL;
+  return n > VL ? VL : n < 0 ? 0 : n;
+}
+
+template <int R> void tile(const F32Tile& t) {
+  vf acc[R][NV];
+  PC_UNROLL for (int r = 0; r < R; ++r)
+    PC_UNROLL for (int v = 0; v < NV; ++v)
+      acc[r][v] = t.first ? vf_zero() : vf_loadn(t.y + r * t.ldy + v * VL, lanes_of(t.columns, v));
+  const ptrdiff_t ld1 = t.ldx, ld3 = 3 * t.ldx;
+  const float* x0 = t.x;
+  const float* x4 = R > 4 ? x0 + 4 * ld1 : x0;
+  const float* x8 = R > 8 ? x0 + 8 * ld1 : x0;
+  const float* w = t.w;
+  for (int64_t k = t.k; k > 0; --k) {
+    vf b[NV];
+    PC_UNROLL for (int v = 0; v < NV; ++v) b[v] = vf_load(w + v * VL);
+    PC_UNROLL for (int r = 0; r < R; ++r) {
+      const float* x = r < 4 ? x0 : r < 8 ? x4 : x8;
+      const int q = r % 4;
+      const vf a = vf_set1(*(q == 0 ? x : q == 1 ? x + ld1 : q == 2 ? x + 2 * ld1 : x + ld3));
+      PC_UNROLL for (int v = 0; v < NV; ++v) acc[r][v] = vf_muladd(a, b[v], acc[r][v]);
+    }
+    w += NV * VL;
+    ++x0;
+    ++x4;
+    ++x8;
+  }
+  const vf low = vf_set1(t.low), high = vf_set1(t.high);
+  PC_UNROLL for (int r = 0; r < R; ++r) {
+    float* y = t.y + r * t.ldy;
+    PC_UNROLL for (int v = 0; v < NV; ++v) {
+      vf value = acc[r][v];
+      if (t.last) {
+        if (t.bias) value = vf_add(value, vf_load(t.bias + v * VL));
+        value = vf_min(high, vf_max(low, value));
+      }
+      const int n = lanes_of(t.columns, v);
+      if (n == VL)
+        vf_store(y + v * VL, value);
+      else
+        vf_storen(y + v * VL, value, n);
+    }
+  }
+}
+
+void pack_panel(const float* w, int64_t ldn, int64_t ldk, int columns, int64_t k, float* panel) {
+  constexpr int NR = NV * VL;
+  int64_t j = 0;
+  if (columns == NR && ldk == 1) {  // rows of w: transpose squares in registers
+    for (; j + VL <= k; j += VL) {
+      // No hardware follows that many rows at once. A prefetch beyond the array does nothing.
+      for (int i = 0; i < NR; ++i) prefetch(w + i * ldn + j + PREFETCH);
+      for (int v = 0; v < NV; ++v) vf_transpose(w + v * VL * ldn + j, ldn, panel + j * NR + v * VL, NR);
+    }
+  } else if (columns == NR && ldn == 1) {  // columns of w: they are the panel's rows already
+    for (; j < k; ++j)
+      for (int v = 0; v < NV; ++v) vf_store(panel + j * NR + v * VL, vf_load(w + j * ldk + v * VL));
+  }
+  for (; j < k; ++j)
+    for (int i = 0; i < NR; ++i) panel[j * NR + i] = i < columns ? w[i * ldn + j * ldk] : 0.0f;
+}
+
+}  // namespace
+
+#if defined(PC_ISA_AVX512VNNI)
+#define PC_ROWS {tile<1>, tile<2>, tile<3>, tile<4>, tile<5>, tile<6>, tile<7>, tile<8>, tile<9>, tile<10>, tile<11>, tile<12>}
+#elif defined(PC_ISA_AVX2)
+#define PC_ROWS {tile<1>, tile<2>, tile<3>, tile<4>, tile<5>, tile<6>}
+#else
+#define PC_ROWS {tile<1>, tile<2>, tile<3>, tile<4>}
+#endif
+
+extern const GemmF32Kernel gemm_f32;
+const GemmF32Kernel gemm_f32 = {"gemm_f32/" PC_ISA_NAME, MR, NV * VL, PC_ROWS, pack_panel};
+
+}  // namespace PC_NS
+}  // namespace pc

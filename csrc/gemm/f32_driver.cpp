@@ -1,0 +1,280 @@
+// The driver of the float32 GEMM.
+//
+// k is cut into blocks so that a block of rows of x and a panel of w stay in the near caches; between blocks the sums wait in y. A weight that is
+// not packed is packed on the way: panel by panel where one block holds all rows (each panel is used once), else a chunk of panels at a time.
+#include <algorithm>
+#include <cstring>
+
+#include "core/dispatch.h"
+#include "core/partition.h"
+#include "gemm/gemm.h"
+#include "gemm/last_step.h"
+#include "quant/quant.h"
+
+namespace pc {
+namespace {
+
+constexpr char kMagic[8] = {'P', 'C', 'g', 'e', 'm', 'm', 'f', '4'};
+// With few rows a plain weight is read once, from far away, and long runs of k suit the memory; else short ones suit the caches.
+constexpr int64_t kFewRows = 32;
+constexpr int64_t block_k_of(int64_t m) { return m <= kFewRows ? 4096 : 384; }
+constexpr int64_t kTilesInBlock = 16;
+constexpr int64_t kChunkPanels = 48;
+
+struct F32Header {
+  char magic[8];
+  uint32_t version, nr;
+  int64_t n, k;
+  uint64_t bytes;
+  uint32_t reserved[6];
+};
+static_assert(sizeof(F32Header) == kAlignment, "the panels after the header are aligned");
+
+pc_status packed_bytes(int64_t n, int64_t k, int nr, size_t* bytes) {
+  PC_CHECK(n >= 0 && k >= 0, PC_ERROR_SHAPE, "the weight is [%lld, %lld], wanted sizes >= 0", ll(n), ll(k));
+  size_t values;
+  PC_CHECK(n <= INT64_MAX - nr && multiply(static_cast<size_t>(round_up(n, static_cast<int64_t>(nr))), static_cast<size_t>(k), &values) &&
+               values <= (static_cast<size_t>(PTRDIFF_MAX) - sizeof(F32Header) - kAlignment) / sizeof(float),
+           PC_ERROR_OVERFLOW, "the weight [%lld, %lld] is larger than memory", ll(n), ll(k));
+  *bytes = round_up(sizeof(F32Header) + values * sizeof(float), kAlignment);
+  return PC_OK;
+}
+
+struct Workspace {
+  int64_t row_stride, rows, panels;  // floats from row to row; rows of x and panels of w at a time
+  size_t w, bytes;                   // offset, and the whole
+};
+
+Workspace workspace_of(int64_t m, int64_t n, int64_t k, const GemmF32Kernel& kernel, bool packed) {
+  Workspace s{};
+  const int64_t block_k = std::max<int64_t>(1, std::min(k, block_k_of(m)));
+  // An odd number of cache lines, so that the rows of a tile lie in different sets of L1.
+  s.row_stride = (divide_up(block_k, int64_t{16}) | 1) * 16;
+  s.rows = std::max<int64_t>(1, std::min(m, kTilesInBlock * kernel.mr));
+  s.panels = packed ? 0 : m <= s.rows ? 1 : std::clamp<int64_t>(divide_up(n, static_cast<int64_t>(kernel.nr)), 1, kChunkPanels);
+  s.w = round_up(static_cast<size_t>(s.rows * s.row_stride) * sizeof(float), kAlignment);
+  s.bytes = s.w + round_up(static_cast<size_t>(s.panels * kernel.nr * block_k) * sizeof(float), kAlignment);
+  return s;
+}
+
+struct Call {
+  pc_gemm_f32_desc d;
+  const GemmF32Kernel* kernel;
+  const QuantKernel* quant;
+  const float* w;  // plain, or the panels of a packed weight
+  bool packed;
+  const float* x;
+  float* y;
+  float low, high;
+};
+
+pc_status check_desc(const pc_gemm_f32_desc* desc, Call* call) {
+  PC_CHECK(desc, PC_ERROR_NULL, "desc is NULL");
+  PC_CHECK(desc->size == sizeof *desc, PC_ERROR_STRUCT, "desc->size is %zu, wanted %zu", desc->size, sizeof *desc);
+  const Kernels* kernels;
+  PC_TRY(active_kernels(&kernels));
+  call->kernel = kernels->gemm_f32;
+  call->quant = kernels->quant;
+  pc_gemm_f32_desc& d = call->d;
+  d = *desc;
+  PC_CHECK(d.m >= 0 && d.n >= 0 && d.k >= 0, PC_ERROR_SHAPE, "m, n, k are %lld, %lld, %lld, wanted sizes >= 0", ll(d.m), ll(d.n), ll(d.k));
+  if (d.ldx == 0) d.ldx = d.k;
+  if (d.ldy == 0) d.ldy = d.n;
+  PC_CHECK(d.ldx >= d.k && d.ldy >= d.n, PC_ERROR_SHAPE, "ldx and ldy are %lld and %lld, wanted at least k = %lld and n = %lld", ll(d.ldx),
+           ll(d.ldy), ll(d.k), ll(d.n));
+  if (d.ldn == 0 && d.ldk == 0) {
+    d.ldn = d.k;
+    d.ldk = 1;
+  }
+  PC_CHECK(d.ldn >= 0 && d.ldk >= 0, PC_ERROR_SHAPE, "ldn and ldk are %lld and %lld, wanted >= 0", ll(d.ldn), ll(d.ldk));
+  return clamp_of(d, &call->low, &call->high);
+}
+
+pc_status open_weight(const void* w, size_t bytes, Call* call) {
+  const pc_gemm_f32_desc& d = call->d;
+  call->packed = bytes > 0;
+  call->w = static_cast<const float*>(w);
+  if (!call->packed) return PC_OK;
+  PC_CHECK(w, PC_ERROR_NULL, "w is NULL");
+  PC_CHECK(is_aligned(w, kAlignment), PC_ERROR_ALIGNMENT, "packed w is not aligned to %d bytes", PC_ALIGNMENT);
+  PC_CHECK(bytes >= sizeof(F32Header), PC_ERROR_BUFFER, "packed w has %zu bytes, a header alone has %zu", bytes, sizeof(F32Header));
+  const F32Header* h = static_cast<const F32Header*>(w);
+  PC_CHECK(std::memcmp(h->magic, kMagic, sizeof kMagic) == 0 && h->version == 1, PC_ERROR_FORMAT,
+           "packed w does not begin as a weight of gemm_f32 does");
+  PC_CHECK(h->n == d.n && h->k == d.k, PC_ERROR_SHAPE, "packed w is [%lld, %lld], wanted [%lld, %lld]", ll(h->n), ll(h->k), ll(d.n), ll(d.k));
+  for (int32_t i = pc_isa_count(); i-- > 0 && call->kernel->nr != static_cast<int>(h->nr);)
+    if (const Kernels* kernels = kernels_of(i); kernels && kernels->gemm_f32->nr == static_cast<int>(h->nr)) call->kernel = kernels->gemm_f32;
+  PC_CHECK(call->kernel->nr == static_cast<int>(h->nr), PC_ERROR_ISA, "packed w was made for another kind of CPU: panels of %u; pack it here", h->nr);
+  size_t wanted;
+  PC_TRY(packed_bytes(d.n, d.k, call->kernel->nr, &wanted));
+  PC_CHECK(h->bytes == wanted && bytes >= wanted, h->bytes == wanted ? PC_ERROR_BUFFER : PC_ERROR_FORMAT, "packed w has %zu bytes, wanted %zu",
+           bytes, wanted);
+  call->w = reinterpret_cast<const float*>(static_cast<const char*>(w) + sizeof(F32Header));
+  return PC_OK;
+}
+
+pc_status check_operands(const Call& call, const void* workspace, size_t workspace_bytes, size_t needed) {
+  const pc_gemm_f32_desc& d = call.d;
+  size_t x_bytes, y_bytes, w_bytes;
+  PC_CHECK(span_bytes(d.m, d.k, d.ldx, 4, &x_bytes) && span_bytes(d.m, d.n, d.ldy, 4, &y_bytes), PC_ERROR_OVERFLOW,
+           "x [%lld, %lld] or y [%lld, %lld] is larger than memory", ll(d.m), ll(d.k), ll(d.m), ll(d.n));
+  if (call.packed)
+    PC_TRY(packed_bytes(d.n, d.k, call.kernel->nr, &w_bytes));
+  else
+    PC_CHECK(span_bytes(d.n, std::max<int64_t>(1, (d.k - 1) * d.ldk + 1), d.ldn, 4, &w_bytes), PC_ERROR_OVERFLOW, "w is larger than memory");
+  if (d.k == 0) w_bytes = 0;
+  PC_CHECK((call.x || !x_bytes) && (call.y || !y_bytes) && (call.w || !w_bytes), PC_ERROR_NULL, "x, y or w is NULL");
+  PC_CHECK(is_aligned(call.x, 4) && is_aligned(call.y, 4) && is_aligned(call.w, 4) && is_aligned(d.bias, 4), PC_ERROR_ALIGNMENT,
+           "x, y, w or bias is not aligned to float");
+  PC_CHECK(!overlap(call.y, y_bytes, call.x, x_bytes), PC_ERROR_OVERLAP, "y overlaps x");
+  PC_CHECK(!overlap(call.y, y_bytes, call.w, w_bytes), PC_ERROR_OVERLAP, "y overlaps w");
+  PC_CHECK(!d.bias || !overlap(call.y, y_bytes, d.bias, static_cast<size_t>(d.n) * 4), PC_ERROR_OVERLAP, "y overlaps bias");
+  PC_CHECK(workspace, PC_ERROR_NULL, "workspace is NULL");
+  PC_CHECK(is_aligned(workspace, kAlignment), PC_ERROR_ALIGNMENT, "workspace is not aligned to %d bytes", PC_ALIGNMENT);
+  PC_CHECK(workspace_bytes >= needed, PC_ERROR_BUFFER, "workspace has %zu bytes, wanted %zu", workspace_bytes, needed);
+  return PC_OK;
+}
+
+class Part {
+ public:
+  Part(const Call& call, const Workspace& layout, char* workspace)
+      : c_(call), d_(call.d), kernel_(*call.kernel), layout_(layout), rows_(reinterpret_cast<float*>(workspace)),
+        panels_(reinterpret_cast<float*>(workspace + layout.w)) {}
+
+  void run(const Block& block) {
+    const int64_t chunk = c_.packed ? std::max<int64_t>(1, block.n.end - block.n.begin) : layout_.panels * kernel_.nr;
+    // k = 0 still has a last step to do.
+    const int64_t block_k = block_k_of(d_.m);
+    for (int64_t k0 = 0; k0 == 0 || k0 < d_.k; k0 += block_k) {
+      const int64_t k = std::min(block_k, d_.k - k0);
+      int64_t rows_at = -1;  // the block of rows that is packed
+      for (int64_t n0 = block.n.begin; n0 < block.n.end; n0 += chunk) {
+        const int64_t n_end = std::min(n0 + chunk, block.n.end);
+        if (!c_.packed) pack_chunk(n0, n_end, k0, k);
+        for (int64_t m0 = block.m.begin; m0 < block.m.end; m0 += layout_.rows) {
+          const int64_t rows = std::min(layout_.rows, block.m.end - m0);
+          if (rows_at != m0) pack_rows(m0, rows, k0, k);
+          rows_at = m0;
+          for (int64_t n = n0; n < n_end; n += kernel_.nr) run_panel(m0, rows, n, n0, n_end, k0, k);
+        }
+      }
+    }
+  }
+
+ private:
+  void pack_rows(int64_t m0, int64_t rows, int64_t k0, int64_t k) {
+    for (int64_t r = 0; r < rows; ++r)
+      if (k > 0) std::memcpy(rows_ + r * layout_.row_stride, c_.x + (m0 + r) * d_.ldx + k0, static_cast<size_t>(k) * sizeof(float));
+  }
+
+  void pack_chunk(int64_t n0, int64_t n_end, int64_t k0, int64_t k) {
+    for (int64_t n = n0; n < n_end; n += kernel_.nr)
+      kernel_.pack_panel(c_.w + n * d_.ldn + k0 * d_.ldk, d_.ldn, d_.ldk, static_cast<int>(std::min<int64_t>(kernel_.nr, n_end - n)), k,
+                         panels_ + (n - n0) * k);
+  }
+
+  void run_panel(int64_t m0, int64_t rows, int64_t n, int64_t n0, int64_t n_end, int64_t k0, int64_t k) {
+    alignas(kAlignment) float bias[kMaxNr];
+    F32Tile t;
+    t.columns = static_cast<int>(std::min<int64_t>(kernel_.nr, n_end - n));
+    t.w = c_.packed ? c_.w + n * d_.k + k0 * kernel_.nr : panels_ + (n - n0) * k;
+    t.ldx = layout_.row_stride;
+    t.k = k;
+    t.first = k0 == 0;
+    t.last = k0 + k == d_.k;
+    t.low = c_.low;
+    t.high = c_.high;
+    t.ldy = d_.ldy;
+    t.bias = nullptr;
+    if (d_.bias && t.last) {
+      t.bias = d_.bias + n;
+      if (t.columns < kernel_.nr) {
+        std::memset(bias, 0, sizeof bias);
+        std::memcpy(bias, t.bias, static_cast<size_t>(t.columns) * sizeof(float));
+        t.bias = bias;
+      }
+    }
+    for_tiles(rows, kernel_.mr, [&](int64_t r, int count) {
+      t.x = rows_ + r * layout_.row_stride;
+      t.y = c_.y + (m0 + r) * d_.ldy + n;
+      kernel_.tile[count - 1](t);
+      for (int i = 0; t.last && is_curve(d_.activation) && i < count; ++i) c_.quant->activate(d_.activation, t.y + i * d_.ldy, t.columns);
+    });
+  }
+
+  const Call& c_;
+  const pc_gemm_f32_desc& d_;
+  const GemmF32Kernel& kernel_;
+  const Workspace& layout_;
+  float* rows_;
+  float* panels_;
+};
+
+}  // namespace
+}  // namespace pc
+
+extern "C" {
+
+pc_status pc_gemm_f32_pack_size(int64_t n, int64_t k, size_t* bytes) {
+  PC_CHECK(bytes, PC_ERROR_NULL, "bytes is NULL");
+  const pc::Kernels* kernels;
+  PC_TRY(pc::active_kernels(&kernels));
+  return pc::packed_bytes(n, k, kernels->gemm_f32->nr, bytes);
+}
+
+pc_status pc_gemm_f32_pack(const float* w, int64_t n, int64_t k, int64_t ldn, int64_t ldk, void* packed, size_t bytes) {
+  using namespace pc;
+  const Kernels* kernels;
+  PC_TRY(active_kernels(&kernels));
+  const GemmF32Kernel& kernel = *kernels->gemm_f32;
+  size_t wanted;
+  PC_TRY(packed_bytes(n, k, kernel.nr, &wanted));
+  PC_CHECK(packed && (w || n == 0 || k == 0), PC_ERROR_NULL, "%s is NULL", packed ? "w" : "packed");
+  PC_CHECK(is_aligned(packed, kAlignment), PC_ERROR_ALIGNMENT, "packed is not aligned to %d bytes", PC_ALIGNMENT);
+  PC_CHECK(is_aligned(w, sizeof(float)), PC_ERROR_ALIGNMENT, "w is not aligned to float");
+  PC_CHECK(bytes >= wanted, PC_ERROR_BUFFER, "packed has %zu bytes, wanted %zu", bytes, wanted);
+  F32Header header{};
+  std::memcpy(header.magic, kMagic, sizeof kMagic);
+  header.version = 1;
+  header.nr = static_cast<uint32_t>(kernel.nr);
+  header.n = n;
+  header.k = k;
+  header.bytes = wanted;
+  char* base = static_cast<char*>(packed);
+  std::memset(base, 0, sizeof header);
+  std::memcpy(base, &header, sizeof header);
+  float* panels = reinterpret_cast<float*>(base + sizeof header);
+  for (int64_t i = 0; i < n; i += kernel.nr)
+    kernel.pack_panel(w + i * ldn, ldn, ldk, static_cast<int>(std::min<int64_t>(kernel.nr, n - i)), k, panels + i * k);
+  const size_t end = sizeof header + static_cast<size_t>(round_up(n, static_cast<int64_t>(kernel.nr)) * k) * sizeof(float);
+  std::memset(base + end, 0, bytes - end);
+  return PC_OK;
+}
+
+pc_status pc_gemm_f32_workspace_size(const pc_gemm_f32_desc* desc, int32_t nth, size_t* workspace_bytes) {
+  using namespace pc;
+  PC_CHECK(workspace_bytes, PC_ERROR_NULL, "workspace_bytes is NULL");
+  PC_TRY(check_part(0, nth));
+  Call call{};
+  PC_TRY(check_desc(desc, &call));
+  *workspace_bytes = static_cast<size_t>(nth) * workspace_of(call.d.m, call.d.n, call.d.k, *call.kernel, false).bytes;
+  return PC_OK;
+}
+
+pc_status pc_gemm_f32_run(const pc_gemm_f32_desc* desc, const void* w, size_t bytes, const float* x, float* y, void* workspace,
+                          size_t workspace_bytes, int32_t ith, int32_t nth) {
+  using namespace pc;
+  PC_TRY(check_part(ith, nth));
+  Call call{};
+  PC_TRY(check_desc(desc, &call));
+  PC_TRY(open_weight(w, bytes, &call));
+  call.x = x;
+  call.y = y;
+  const Workspace layout = workspace_of(call.d.m, call.d.n, call.d.k, *call.kernel, call.packed);
+  PC_TRY(check_operands(call, workspace, workspace_bytes, static_cast<size_t>(nth) * layout.bytes));
+  set_last_kernel(call.kernel->name);
+  Part(call, layout, static_cast<char*>(workspace) + static_cast<size_t>(ith) * layout.bytes)
+      .run(block_of(call.d.m, call.d.n, call.kernel->mr, call.kernel->nr, ith, nth));
+  return PC_OK;
+}
+}

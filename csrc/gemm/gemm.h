@@ -1,0 +1,68 @@
+// What a GEMM kernel of one ISA offers, and what it is handed. Kernels work on one tile: up to mr rows by one panel of nr outputs.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+namespace pc {
+
+constexpr int kMaxMr = 12, kMaxNr = 32;
+
+// Arrays of [nr] are padded to the panel; columns says how many of its outputs exist.
+struct S8Tile {
+  const void* x;                // rows as pack_row_... made them
+  ptrdiff_t ldx;                // bytes from row to row
+  const int8_t* w;              // one panel: [steps][nr][group]
+  int64_t steps;                // of `group` values of k
+  const int32_t* x_zero_point;  // [rows], of the rows as packed
+  const int32_t* w_sum;         // [nr] sums over k
+  const int32_t* x_sum;         // [rows] sums over k of x - zero point; only with w_zero_point
+  const int32_t* w_zero_point;  // [nr] or nullptr
+  const float* x_scale;         // [rows]; f32 only
+  const float* scale;           // [nr]: of the weight (f32), or the multiplier of requantization (q8)
+  const float* bias;            // [nr] or nullptr; f32 only
+  const int32_t* bias_q;        // [nr] or nullptr
+  float low, high;              // f32: the clamp. q8: the bounds less y_zero_point
+  int32_t y_zero_point;         // q8
+  void* y;
+  ptrdiff_t ldy;  // bytes from row to row
+  int columns;
+};
+
+typedef void (*S8TileFunction)(const S8Tile&);
+
+struct GemmS8Kernel {
+  const char* name;
+  int mr, nr;
+  int group;       // values of k in one 32-bit lane: 4 as uint8, or 2 as int16 with the zero point taken off
+  int value_size;  // bytes of a packed value of x: 1 or 2
+  S8TileFunction s32[kMaxMr], f32[kMaxMr], q8[kMaxMr];  // by rows - 1
+  // k values of uint8 or int8 into a row for the kernel; k_padded - k zeros follow. x_zero_point of the tile is then zero_point + 128 for
+  // int8 in groups of 4, and not looked at in groups of 2.
+  void (*pack_row_8)(const void* x, bool is_signed, int64_t k, int32_t zero_point, void* row, int64_t k_padded);
+};
+
+struct F32Tile {
+  const float* x;  // rows, ldx elements apart
+  ptrdiff_t ldx;
+  const float* w;  // one panel: [k][nr]
+  int64_t k;
+  const float* bias;  // [nr] or nullptr
+  float low, high;
+  bool first, last;  // of the blocks of k: start from 0 or from y; do the last step or leave the sum in y
+  float* y;
+  ptrdiff_t ldy;  // elements
+  int columns;
+};
+
+typedef void (*F32TileFunction)(const F32Tile&);
+
+struct GemmF32Kernel {
+  const char* name;
+  int mr, nr;
+  F32TileFunction tile[kMaxMr];
+  // panel[j][i] = w[i * ldn + j * ldk] for columns outputs and k inputs; zeros in the columns beyond.
+  void (*pack_panel)(const float* w, int64_t ldn, int64_t ldk, int columns, int64_t k, float* panel);
+};
+
+}  // namespace pc

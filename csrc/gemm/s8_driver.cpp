@@ -1,0 +1,358 @@
+// The driver of the int8 GEMM: checks arguments, cuts the matrix into blocks for the parts, packs rows of x, and calls the kernel tile by tile.
+//
+// A part packs a block of rows of x (small enough for L2) with its zero points and scales, quantizing float32 on the way, and then takes one
+// panel of w after the other over all of the block's tiles: the panel stays in the near caches while it is used, and k is never cut, so the
+// accumulators go from first product to last step in registers.
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+
+#include "core/partition.h"
+#include "gemm/last_step.h"
+#include "gemm/s8_packed.h"
+#include "quant/quant.h"
+
+namespace pc {
+namespace {
+
+constexpr size_t kRowsBytes = 192 * 1024;  // of packed rows in a block: they share L2 with a panel of w
+constexpr int kMaxTilesInBlock = 24;
+
+// A part's own workspace: rows of x as the kernel wants them, what goes with each row, and one float32 tile.
+struct Workspace {
+  size_t row_bytes;  // from row to row
+  int64_t rows;      // of a block
+  size_t x_scale, x_zero_point, x_sum, tile, bytes;
+};
+
+Workspace workspace_of(int64_t m, int64_t k, const GemmS8Kernel& kernel) {
+  Workspace w{};
+  // An odd number of cache lines, so that the rows of a tile lie in different sets of L1.
+  const size_t lines = divide_up(static_cast<size_t>(round_up(k, int64_t{4})) * static_cast<size_t>(kernel.value_size), kAlignment);
+  w.row_bytes = (lines | 1) * kAlignment;
+  const int64_t tiles = std::clamp<int64_t>(static_cast<int64_t>(kRowsBytes / w.row_bytes) / kernel.mr, 1, kMaxTilesInBlock);
+  w.rows = std::max<int64_t>(1, std::min(m, tiles * kernel.mr));
+  const size_t vector_bytes = round_up(static_cast<size_t>(w.rows) * 4, kAlignment);
+  w.x_scale = static_cast<size_t>(w.rows) * w.row_bytes;
+  w.x_zero_point = w.x_scale + vector_bytes;
+  w.x_sum = w.x_zero_point + vector_bytes;
+  w.tile = w.x_sum + vector_bytes;
+  w.bytes = w.tile + round_up(sizeof(float) * kMaxMr * kMaxNr, kAlignment);
+  return w;
+}
+
+struct Bounds {
+  int32_t low, high;
+};
+
+Bounds bounds_of(pc_type type) { return type == PC_U8 ? Bounds{0, 255} : Bounds{-128, 127}; }
+
+size_t size_of(pc_type type) { return type == PC_F32 || type == PC_S32 ? 4 : 1; }
+
+bool positive(float x) { return x > 0 && std::isfinite(x); }
+
+// A descriptor with its defaults filled in and its last step worked out.
+struct Call {
+  pc_gemm_s8_desc d;
+  S8Packed w;
+  const char* x;
+  char* y;
+  float inverse_x_scale;  // float32 x with a given scale
+  float low, high;        // float32: the clamp
+  Bounds q;               // uint8, int8: the bounds after the activation's clamp
+};
+
+// rint(value / scale) + zero_point within the bounds.
+int32_t quantized_bound(float value, float scale, int32_t zero_point, Bounds bounds) {
+  const float q = value / scale;
+  if (q >= 512.0f) return bounds.high;
+  if (q <= -512.0f) return bounds.low;
+  return std::clamp(static_cast<int32_t>(std::llrintf(q)) + zero_point, bounds.low, bounds.high);
+}
+
+pc_status check_types(const pc_gemm_s8_desc& d) {
+  PC_CHECK(d.x_type == PC_F32 || d.x_type == PC_U8 || d.x_type == PC_S8, PC_ERROR_TYPE, "x_type is %d, wanted PC_F32, PC_U8 or PC_S8", d.x_type);
+  PC_CHECK(d.y_type >= PC_F32 && d.y_type <= PC_S32, PC_ERROR_TYPE, "y_type is %d, wanted PC_F32, PC_U8, PC_S8 or PC_S32", d.y_type);
+  if (d.y_type == PC_S32) {
+    PC_CHECK(d.x_type != PC_F32, PC_ERROR_TYPE, "y_type is PC_S32, wanted x_type PC_U8 or PC_S8, not PC_F32");
+    PC_CHECK(!d.bias && d.activation == PC_ACTIVATION_NONE, PC_ERROR_VALUE, "y_type is PC_S32, which takes neither bias nor activation");
+  } else {
+    PC_CHECK(!d.x_zero_points, PC_ERROR_VALUE, "x_zero_points are taken with y_type PC_S32 only");
+    const bool per_row = d.x_type == PC_F32 && d.x_scale == 0.0f;
+    PC_CHECK(positive(d.x_scale) || per_row, PC_ERROR_VALUE, "x_scale is %g, wanted positive and finite", static_cast<double>(d.x_scale));
+    if (d.y_type != PC_F32) {
+      PC_CHECK(!per_row, PC_ERROR_VALUE, "x_scale is 0 (per row), which goes with y_type PC_F32 only");
+      PC_CHECK(positive(d.y_scale), PC_ERROR_VALUE, "y_scale is %g, wanted positive and finite", static_cast<double>(d.y_scale));
+      const Bounds y = bounds_of(d.y_type);
+      PC_CHECK(d.y_zero_point >= y.low && d.y_zero_point <= y.high, PC_ERROR_VALUE, "y_zero_point is %d, wanted %d to %d", d.y_zero_point, y.low,
+               y.high);
+    }
+  }
+  const Bounds x = bounds_of(d.x_type == PC_S8 ? PC_S8 : PC_U8);
+  PC_CHECK(d.x_zero_point >= x.low && d.x_zero_point <= x.high, PC_ERROR_VALUE, "x_zero_point is %d, wanted %d to %d", d.x_zero_point, x.low,
+           x.high);
+  return PC_OK;
+}
+
+pc_status check_desc(const pc_gemm_s8_desc* desc, const void* packed, size_t bytes, Call* call) {
+  PC_CHECK(desc, PC_ERROR_NULL, "desc is NULL");
+  PC_CHECK(desc->size == sizeof *desc, PC_ERROR_STRUCT, "desc->size is %zu, wanted %zu", desc->size, sizeof *desc);
+  PC_TRY(s8_open(packed, bytes, &call->w));
+  pc_gemm_s8_desc& d = call->d;
+  d = *desc;
+  const S8Header& h = *call->w.header;
+  PC_CHECK(d.m >= 0 && d.n == h.n && d.k == h.k, PC_ERROR_SHAPE, "m, n, k are %lld, %lld, %lld, wanted m >= 0 and the weight's n and k, %lld, %lld",
+           ll(d.m), ll(d.n), ll(d.k), ll(h.n), ll(h.k));
+  if (d.ldx == 0) d.ldx = d.k;
+  if (d.ldy == 0) d.ldy = d.n;
+  PC_CHECK(d.ldx >= d.k && d.ldy >= d.n, PC_ERROR_SHAPE, "ldx and ldy are %lld and %lld, wanted at least k = %lld and n = %lld", ll(d.ldx),
+           ll(d.ldy), ll(d.k), ll(d.n));
+  PC_TRY(s8_check_k(d.k, h.w_unsigned || d.w_zero_points));
+  PC_TRY(check_types(d));
+  return clamp_of(d, &call->low, &call->high);
+}
+
+pc_status check_operands(Call* call, size_t bytes, const void* workspace, size_t workspace_bytes, size_t needed) {
+  const pc_gemm_s8_desc& d = call->d;
+  size_t x_bytes, y_bytes;
+  PC_CHECK(span_bytes(d.m, d.k, d.ldx, size_of(d.x_type), &x_bytes) && span_bytes(d.m, d.n, d.ldy, size_of(d.y_type), &y_bytes),
+           PC_ERROR_OVERFLOW, "x [%lld, %lld] or y [%lld, %lld] is larger than memory", ll(d.m), ll(d.k), ll(d.m), ll(d.n));
+  PC_CHECK((call->x || !x_bytes) && (call->y || !y_bytes), PC_ERROR_NULL, "%s is NULL", call->x || !x_bytes ? "y" : "x");
+  PC_CHECK(is_aligned(call->x, size_of(d.x_type)) && is_aligned(call->y, size_of(d.y_type)), PC_ERROR_ALIGNMENT,
+           "x or y is not aligned to its element type");
+  PC_CHECK(!overlap(call->y, y_bytes, call->x, x_bytes), PC_ERROR_OVERLAP, "y overlaps x");
+  PC_CHECK(!overlap(call->y, y_bytes, call->w.header, bytes), PC_ERROR_OVERLAP, "y overlaps packed");
+  PC_CHECK(!d.bias || !overlap(call->y, y_bytes, d.bias, static_cast<size_t>(d.n) * 4), PC_ERROR_OVERLAP, "y overlaps bias");
+  PC_CHECK(workspace, PC_ERROR_NULL, "workspace is NULL");
+  PC_CHECK(is_aligned(workspace, kAlignment), PC_ERROR_ALIGNMENT, "workspace is not aligned to %d bytes", PC_ALIGNMENT);
+  PC_CHECK(workspace_bytes >= needed, PC_ERROR_BUFFER, "workspace has %zu bytes, wanted %zu", workspace_bytes, needed);
+  return PC_OK;
+}
+
+pc_status prepare_last_step(Call* call) {
+  const pc_gemm_s8_desc& d = call->d;
+  if (d.x_type == PC_F32 && d.x_scale != 0.0f) {
+    call->inverse_x_scale = 1.0f / d.x_scale;
+    PC_CHECK(std::isfinite(call->inverse_x_scale), PC_ERROR_VALUE, "x_scale is %g, too small for its inverse to be finite",
+             static_cast<double>(d.x_scale));
+  }
+  if (d.y_type == PC_U8 || d.y_type == PC_S8) {
+    call->q = bounds_of(d.y_type);
+    if (d.activation == PC_ACTIVATION_CLAMP)
+      call->q = {quantized_bound(d.low, d.y_scale, d.y_zero_point, call->q), quantized_bound(d.high, d.y_scale, d.y_zero_point, call->q)};
+  }
+  return PC_OK;
+}
+
+// What the last step needs of one panel, padded to nr outputs.
+struct Panel {
+  alignas(kAlignment) float scale[kMaxNr];
+  alignas(kAlignment) float bias[kMaxNr];
+  alignas(kAlignment) int32_t bias_q[kMaxNr];
+  alignas(kAlignment) int32_t w_zero_point[kMaxNr];
+};
+
+pc_status prepare_panel(const Call& call, int64_t n0, int columns, Panel* panel, S8Tile* t) {
+  const pc_gemm_s8_desc& d = call.d;
+  const int nr = call.w.header->nr;
+  const float* w_scale = call.w.scale + n0;
+  const bool to_q8 = d.y_type == PC_U8 || d.y_type == PC_S8;
+  t->w = call.w.panels + n0 / nr * call.w.panel_bytes;
+  t->w_sum = call.w.sum + n0;
+  t->columns = columns;
+  t->scale = w_scale;
+  if (to_q8 && !is_curve(d.activation)) {
+    for (int i = 0; i < nr; ++i) panel->scale[i] = d.x_scale * w_scale[i] / d.y_scale;
+    t->scale = panel->scale;
+  }
+  t->bias = nullptr;
+  t->bias_q = nullptr;
+  if (d.bias && to_q8) {
+    std::memset(panel->bias_q, 0, sizeof panel->bias_q);
+    for (int i = 0; i < columns; ++i) {
+      const float bias = d.bias[n0 + i], q = bias / (d.x_scale * w_scale[i]);
+      PC_CHECK(std::isfinite(bias), PC_ERROR_NONFINITE, "bias[%lld] is %g and can't be quantized", ll(n0 + i), static_cast<double>(bias));
+      panel->bias_q[i] = q >= 2147483648.0f ? INT32_MAX : q <= -2147483648.0f ? INT32_MIN : static_cast<int32_t>(std::llrintf(q));
+    }
+    t->bias_q = panel->bias_q;
+  } else if (d.bias && columns < nr) {
+    std::memset(panel->bias, 0, sizeof panel->bias);
+    std::memcpy(panel->bias, d.bias + n0, static_cast<size_t>(columns) * 4);
+    t->bias = panel->bias;
+  } else if (d.bias) {
+    t->bias = d.bias + n0;
+  }
+  t->w_zero_point = nullptr;
+  if (d.w_zero_points || call.w.header->w_unsigned) {
+    const Bounds w = bounds_of(call.w.header->w_unsigned ? PC_U8 : PC_S8);
+    std::memset(panel->w_zero_point, 0, sizeof panel->w_zero_point);
+    for (int i = 0; i < columns; ++i) {
+      const int32_t zero_point = d.w_zero_points ? d.w_zero_points[n0 + i] : 0;
+      PC_CHECK(zero_point >= w.low && zero_point <= w.high, PC_ERROR_VALUE, "w_zero_points[%lld] is %d, wanted %d to %d", ll(n0 + i), zero_point,
+               w.low, w.high);
+      panel->w_zero_point[i] = zero_point - (call.w.header->w_unsigned ? 128 : 0);
+    }
+    t->w_zero_point = panel->w_zero_point;
+  }
+  return PC_OK;
+}
+
+// One part of the work, in a workspace of its own.
+class Part {
+ public:
+  Part(const Call& call, const Workspace& layout, char* workspace)
+      : call_(call), d_(call.d), kernel_(*call.w.kernels->gemm_s8), quant_(*call.w.kernels->quant), layout_(layout), rows_(workspace),
+        x_scale_(reinterpret_cast<float*>(workspace + layout.x_scale)), x_zero_point_(reinterpret_cast<int32_t*>(workspace + layout.x_zero_point)),
+        x_sum_(reinterpret_cast<int32_t*>(workspace + layout.x_sum)), tile_(reinterpret_cast<float*>(workspace + layout.tile)) {}
+
+  pc_status run(const Block& block) {
+    for (int64_t m0 = block.m.begin; m0 < block.m.end; m0 += layout_.rows) {
+      const int64_t rows = std::min(layout_.rows, block.m.end - m0);
+      for (int64_t r = 0; r < rows; ++r) PC_TRY(pack_row(m0 + r, r));
+      for (int64_t n0 = block.n.begin; n0 < block.n.end; n0 += kernel_.nr) PC_TRY(run_panel(m0, rows, n0, block.n.end));
+    }
+    return PC_OK;
+  }
+
+ private:
+  int64_t padded_k() const { return call_.w.steps * kernel_.group; }
+
+  // Row m of x, quantized if it is float32, as row r of the block.
+  pc_status pack_row(int64_t m, int64_t r) {
+    const char* x = call_.x + m * d_.ldx * static_cast<int64_t>(size_of(d_.x_type));
+    char* row = rows_ + static_cast<size_t>(r) * layout_.row_bytes;
+    x_scale_[r] = d_.x_scale;
+    x_zero_point_[r] = d_.x_zero_points ? d_.x_zero_points[m] : d_.x_zero_point;
+    if (d_.x_type == PC_F32) return quantize_row(reinterpret_cast<const float*>(x), m, r, row);
+    const bool is_signed = d_.x_type == PC_S8;
+    if (d_.x_zero_points) {
+      const Bounds b = bounds_of(d_.x_type);
+      PC_CHECK(x_zero_point_[r] >= b.low && x_zero_point_[r] <= b.high, PC_ERROR_VALUE, "x_zero_points[%lld] is %d, wanted %d to %d", ll(m),
+               x_zero_point_[r], b.low, b.high);
+    }
+    kernel_.pack_row_8(x, is_signed, d_.k, x_zero_point_[r], row, padded_k());
+    if (is_signed) x_zero_point_[r] += 128;
+    if (d_.w_zero_points || call_.w.header->w_unsigned) sum_row(x, r, is_signed);
+    return PC_OK;
+  }
+
+  pc_status quantize_row(const float* x, int64_t m, int64_t r, char* row) {
+    float inverse = call_.inverse_x_scale;
+    if (d_.x_scale == 0.0f) {
+      float low, high;
+      PC_CHECK(quant_.range(x, d_.k, &low, &high), PC_ERROR_NONFINITE, "x holds NaN or infinity in row %lld and can't be quantized", ll(m));
+      PC_CHECK(dynamic_qparams(low, high, true, &x_scale_[r], &x_zero_point_[r]), PC_ERROR_NONFINITE,
+               "x goes from %g to %g in row %lld: the width of that range is not finite", static_cast<double>(low), static_cast<double>(high), ll(m));
+      inverse = 1.0f / x_scale_[r];
+    }
+    bool ok;
+    if (kernel_.group == 4)
+      ok = quant_.quantize_by_inverse(x, d_.k, inverse, x_zero_point_[r], 0, 255, row);
+    else
+      ok = quant_.quantize_centered(x, d_.k, inverse, x_zero_point_[r], reinterpret_cast<int16_t*>(row));
+    PC_CHECK(ok, PC_ERROR_NONFINITE, "x holds NaN in row %lld and can't be quantized", ll(m));
+    std::memset(row + d_.k * kernel_.value_size, 0, static_cast<size_t>((padded_k() - d_.k) * kernel_.value_size));
+    if (call_.w.header->w_unsigned || d_.w_zero_points) sum_packed_row(row, r);
+    return PC_OK;
+  }
+
+  // Sums of x - zero point over k.
+  void sum_row(const char* x, int64_t r, bool is_signed) {
+    int32_t sum = 0;
+    if (is_signed)
+      for (int64_t i = 0; i < d_.k; ++i) sum += reinterpret_cast<const int8_t*>(x)[i] + 128;
+    else
+      for (int64_t i = 0; i < d_.k; ++i) sum += reinterpret_cast<const uint8_t*>(x)[i];
+    x_sum_[r] = sum - static_cast<int32_t>(d_.k) * x_zero_point_[r];
+  }
+
+  void sum_packed_row(const char* row, int64_t r) {
+    int32_t sum = 0;
+    if (kernel_.group == 4) {
+      for (int64_t i = 0; i < d_.k; ++i) sum += reinterpret_cast<const uint8_t*>(row)[i];
+      sum -= static_cast<int32_t>(d_.k) * x_zero_point_[r];
+    } else {
+      for (int64_t i = 0; i < d_.k; ++i) sum += reinterpret_cast<const int16_t*>(row)[i];
+    }
+    x_sum_[r] = sum;
+  }
+
+  pc_status run_panel(int64_t m0, int64_t rows, int64_t n0, int64_t n_end) {
+    const bool to_q8 = d_.y_type == PC_U8 || d_.y_type == PC_S8, curve = is_curve(d_.activation);
+    const size_t y_size = size_of(d_.y_type);
+    S8Tile t{};
+    PC_TRY(prepare_panel(call_, n0, static_cast<int>(std::min<int64_t>(kernel_.nr, n_end - n0)), &panel_, &t));
+    t.ldx = static_cast<ptrdiff_t>(layout_.row_bytes);
+    t.steps = call_.w.steps;
+    t.low = to_q8 && !curve ? static_cast<float>(call_.q.low - d_.y_zero_point) : call_.low;
+    t.high = to_q8 && !curve ? static_cast<float>(call_.q.high - d_.y_zero_point) : call_.high;
+    t.y_zero_point = d_.y_zero_point;
+    const S8TileFunction* tiles = d_.y_type == PC_S32 ? kernel_.s32 : to_q8 && !curve ? kernel_.q8 : kernel_.f32;
+    bool finite = true;
+    for_tiles(rows, kernel_.mr, [&](int64_t r, int count) {
+      t.x = rows_ + static_cast<size_t>(r) * layout_.row_bytes;
+      t.x_zero_point = x_zero_point_ + r;
+      t.x_sum = x_sum_ + r;
+      t.x_scale = x_scale_ + r;
+      char* y = call_.y + ((m0 + r) * d_.ldy + n0) * static_cast<int64_t>(y_size);
+      const ptrdiff_t ldy = d_.ldy * static_cast<int64_t>(y_size);
+      const bool through_tile = curve && to_q8;
+      t.y = through_tile ? reinterpret_cast<char*>(tile_) : y;
+      t.ldy = through_tile ? static_cast<ptrdiff_t>(kMaxNr * sizeof(float)) : ldy;
+      tiles[count - 1](t);
+      for (int i = 0; curve && i < count; ++i) {
+        float* values = reinterpret_cast<float*>(static_cast<char*>(t.y) + i * t.ldy);
+        quant_.activate(d_.activation, values, t.columns);
+        if (through_tile)
+          finite &= quant_.quantize(values, t.columns, d_.y_scale, d_.y_zero_point, call_.q.low, call_.q.high, y + i * ldy);
+      }
+    });
+    PC_CHECK(finite, PC_ERROR_NONFINITE, "an activation gave NaN, which can't be quantized: the scales are out of proportion");
+    return PC_OK;
+  }
+
+  const Call& call_;
+  const pc_gemm_s8_desc& d_;
+  const GemmS8Kernel& kernel_;
+  const QuantKernel& quant_;
+  const Workspace& layout_;
+  char* rows_;
+  float* x_scale_;
+  int32_t* x_zero_point_;
+  int32_t* x_sum_;
+  float* tile_;
+  Panel panel_;
+};
+
+}  // namespace
+}  // namespace pc
+
+extern "C" {
+
+pc_status pc_gemm_s8_workspace_size(const pc_gemm_s8_desc* desc, const void* packed, size_t bytes, int32_t nth, size_t* workspace_bytes) {
+  using namespace pc;
+  PC_CHECK(workspace_bytes, PC_ERROR_NULL, "workspace_bytes is NULL");
+  PC_TRY(check_part(0, nth));
+  Call call{};
+  PC_TRY(check_desc(desc, packed, bytes, &call));
+  *workspace_bytes = static_cast<size_t>(nth) * workspace_of(call.d.m, call.d.k, *call.w.kernels->gemm_s8).bytes;
+  return PC_OK;
+}
+
+pc_status pc_gemm_s8_run(const pc_gemm_s8_desc* desc, const void* packed, size_t bytes, const void* x, void* y, void* workspace,
+                         size_t workspace_bytes, int32_t ith, int32_t nth) {
+  using namespace pc;
+  PC_TRY(check_part(ith, nth));
+  Call call{};
+  PC_TRY(check_desc(desc, packed, bytes, &call));
+  call.x = static_cast<const char*>(x);
+  call.y = static_cast<char*>(y);
+  const GemmS8Kernel& kernel = *call.w.kernels->gemm_s8;
+  const Workspace layout = workspace_of(call.d.m, call.d.k, kernel);
+  PC_TRY(check_operands(&call, bytes, workspace, workspace_bytes, static_cast<size_t>(nth) * layout.bytes));
+  PC_TRY(prepare_last_step(&call));
+  set_last_kernel(kernel.name);
+  return Part(call, layout, static_cast<char*>(workspace) + static_cast<size_t>(ith) * layout.bytes)
+      .run(block_of(call.d.m, call.d.n, kernel.mr, kernel.nr, ith, nth));
+}
+}

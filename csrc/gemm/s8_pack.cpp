@@ -1,0 +1,151 @@
+// Packing an int8 weight, and distrusting a packed one.
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+
+#include "gemm/s8_packed.h"
+
+namespace pc {
+namespace {
+
+constexpr char kMagic[8] = {'P', 'C', 'g', 'e', 'm', 'm', 's', '8'};
+constexpr uint32_t kVersion = 1;
+
+const Kernels* find_reader(int nr, int group) {
+  const Kernels* kernels;
+  if (active_kernels(&kernels) == PC_OK && kernels->gemm_s8->nr == nr && kernels->gemm_s8->group == group) return kernels;
+  for (int32_t i = pc_isa_count(); i-- > 0;) {
+    kernels = kernels_of(i);
+    if (kernels && kernels->gemm_s8->nr == nr && kernels->gemm_s8->group == group) return kernels;
+  }
+  return nullptr;
+}
+
+// One panel: panel[s][i][g] = w[i, s * G + g], and the sums over k. The inner loop runs along whichever side of w is contiguous.
+template <int G>
+void pack_panel(const uint8_t* w, uint8_t flip, int64_t columns, int64_t k, int64_t ldn, int64_t ldk, int nr, int8_t* panel, int32_t* sum) {
+  std::memset(panel, 0, static_cast<size_t>(divide_up(k, int64_t{G}) * G * nr));
+  auto place = [=](int64_t i, int64_t j) {
+    const int8_t value = static_cast<int8_t>(w[i * ldn + j * ldk] ^ flip);
+    panel[(j / G * nr + i) * G + j % G] = value;
+    sum[i] += value;
+  };
+  if (ldn == 1) {
+    for (int64_t j = 0; j < k; ++j)
+      for (int64_t i = 0; i < columns; ++i) place(i, j);
+  } else {
+    for (int64_t i = 0; i < columns; ++i)
+      for (int64_t j = 0; j < k; ++j) place(i, j);
+  }
+}
+
+}  // namespace
+
+pc_status s8_check_k(int64_t k, bool w_wide) {
+  const int64_t largest = INT32_MAX / (255 * (w_wide ? 255 : 128));
+  PC_CHECK(k <= largest, PC_ERROR_OVERFLOW, "k is %lld: sums of that many products could overflow int32; wanted at most %lld", ll(k), ll(largest));
+  return PC_OK;
+}
+
+pc_status s8_layout(int64_t n, int64_t k, int nr, int group, S8Layout* layout) {
+  PC_CHECK(n >= 0 && k >= 0, PC_ERROR_SHAPE, "the weight is [%lld, %lld], wanted sizes >= 0", ll(n), ll(k));
+  PC_TRY(s8_check_k(k, false));
+  PC_CHECK(n <= INT64_MAX / (int64_t{1} << 24), PC_ERROR_OVERFLOW, "n is %lld, wanted at most 2^39", ll(n));
+  layout->np = round_up(n, static_cast<int64_t>(nr));
+  layout->steps = divide_up(k, static_cast<int64_t>(group));
+  const size_t vector_bytes = round_up(static_cast<size_t>(layout->np) * 4, kAlignment);
+  layout->scale = sizeof(S8Header);
+  layout->sum = layout->scale + vector_bytes;
+  layout->panels = layout->sum + vector_bytes;
+  layout->bytes = round_up(layout->panels + static_cast<size_t>(layout->np * layout->steps * group), kAlignment);
+  return PC_OK;
+}
+
+pc_status s8_open(const void* packed, size_t bytes, S8Packed* p) {
+  PC_CHECK(packed, PC_ERROR_NULL, "packed is NULL");
+  PC_CHECK(is_aligned(packed, kAlignment), PC_ERROR_ALIGNMENT, "packed is not aligned to %d bytes", PC_ALIGNMENT);
+  PC_CHECK(bytes >= sizeof(S8Header), PC_ERROR_BUFFER, "packed has %zu bytes, a header alone has %zu", bytes, sizeof(S8Header));
+  const S8Header* h = static_cast<const S8Header*>(packed);
+  PC_CHECK(std::memcmp(h->magic, kMagic, sizeof kMagic) == 0, PC_ERROR_FORMAT, "packed does not begin as a weight of gemm_s8 does");
+  PC_CHECK(h->version == kVersion, PC_ERROR_FORMAT, "packed has version %u, wanted %u", h->version, kVersion);
+  PC_CHECK(h->nr >= 1 && h->nr <= kMaxNr && (h->group == 2 || h->group == 4) && h->w_unsigned <= 1, PC_ERROR_FORMAT,
+           "packed is of an unknown layout: panels of %u, groups of %u", h->nr, h->group);
+  S8Layout layout{};
+  if (s8_layout(h->n, h->k, h->nr, h->group, &layout) != PC_OK || layout.bytes != h->bytes)
+    return fail(PC_ERROR_FORMAT, "packed says [%lld, %lld] in %llu bytes, which do not agree", ll(h->n), ll(h->k),
+                static_cast<unsigned long long>(h->bytes));
+  PC_CHECK(bytes >= layout.bytes, PC_ERROR_BUFFER, "packed has %zu bytes, its header wants %zu", bytes, layout.bytes);
+  p->kernels = find_reader(h->nr, h->group);
+  PC_CHECK(p->kernels, PC_ERROR_ISA, "packed was made for another kind of CPU: panels of %u, groups of %u; pack it here", h->nr, h->group);
+  const char* base = static_cast<const char*>(packed);
+  p->header = h;
+  p->scale = reinterpret_cast<const float*>(base + layout.scale);
+  p->sum = reinterpret_cast<const int32_t*>(base + layout.sum);
+  p->panels = reinterpret_cast<const int8_t*>(base + layout.panels);
+  p->steps = layout.steps;
+  p->panel_bytes = layout.steps * h->group * h->nr;
+  return PC_OK;
+}
+
+}  // namespace pc
+
+extern "C" {
+
+pc_status pc_gemm_s8_pack_size(int64_t n, int64_t k, size_t* bytes) {
+  PC_CHECK(bytes, PC_ERROR_NULL, "bytes is NULL");
+  const pc::Kernels* kernels;
+  PC_TRY(pc::active_kernels(&kernels));
+  pc::S8Layout layout{};
+  PC_TRY(pc::s8_layout(n, k, kernels->gemm_s8->nr, kernels->gemm_s8->group, &layout));
+  *bytes = layout.bytes;
+  return PC_OK;
+}
+
+pc_status pc_gemm_s8_pack(const void* w, pc_type w_type, int64_t n, int64_t k, int64_t ldn, int64_t ldk, const float* scale, void* packed,
+                          size_t bytes) {
+  using namespace pc;
+  PC_CHECK(w_type == PC_S8 || w_type == PC_U8, PC_ERROR_TYPE, "w_type is %d, wanted PC_S8 or PC_U8", w_type);
+  const Kernels* kernels;
+  PC_TRY(active_kernels(&kernels));
+  const int nr = kernels->gemm_s8->nr, group = kernels->gemm_s8->group;
+  S8Layout layout{};
+  PC_TRY(s8_layout(n, k, nr, group, &layout));
+  PC_CHECK(packed && (w || n == 0 || k == 0), PC_ERROR_NULL, "%s is NULL", packed ? "w" : "packed");
+  PC_CHECK(is_aligned(packed, kAlignment), PC_ERROR_ALIGNMENT, "packed is not aligned to %d bytes", PC_ALIGNMENT);
+  PC_CHECK(bytes >= layout.bytes, PC_ERROR_BUFFER, "packed has %zu bytes, wanted %zu", bytes, layout.bytes);
+  for (int64_t i = 0; scale && i < n; ++i)
+    PC_CHECK(scale[i] > 0 && std::isfinite(scale[i]), PC_ERROR_VALUE, "scale[%lld] is %g, wanted positive and finite", ll(i),
+             static_cast<double>(scale[i]));
+
+  char* base = static_cast<char*>(packed);
+  std::memset(base, 0, layout.panels);
+  std::memset(base + layout.panels, 0, bytes - layout.panels);
+  float* scales = reinterpret_cast<float*>(base + layout.scale);
+  int32_t* sums = reinterpret_cast<int32_t*>(base + layout.sum);
+  for (int64_t i = 0; i < n; ++i) scales[i] = scale ? scale[i] : 1.0f;
+  const auto pack = group == 4 ? pack_panel<4> : pack_panel<2>;
+  for (int64_t i = 0; i < n; i += nr)
+    pack(static_cast<const uint8_t*>(w) + i * ldn, w_type == PC_U8 ? 0x80 : 0, std::min<int64_t>(nr, n - i), k, ldn, ldk, nr,
+         reinterpret_cast<int8_t*>(base + layout.panels) + i * layout.steps * group, sums + i);
+  S8Header header{};
+  std::memcpy(header.magic, kMagic, sizeof kMagic);
+  header.version = kVersion;
+  header.nr = static_cast<uint16_t>(nr);
+  header.group = static_cast<uint16_t>(group);
+  header.n = n;
+  header.k = k;
+  header.bytes = layout.bytes;
+  header.w_unsigned = w_type == PC_U8;
+  std::memcpy(base, &header, sizeof header);
+  return PC_OK;
+}
+
+pc_status pc_gemm_s8_packed_info(const void* packed, size_t bytes, int64_t* n, int64_t* k, const char** kernel) {
+  pc::S8Packed p{};
+  PC_TRY(pc::s8_open(packed, bytes, &p));
+  if (n) *n = p.header->n;
+  if (k) *k = p.header->k;
+  if (kernel) *kernel = p.kernels->gemm_s8->name;
+  return PC_OK;
+}
+}

@@ -1,0 +1,179 @@
+// AVX-512 F, BW, VL, DQ and VNNI. 32 registers of 16 lanes.
+//
+//   instruction                 latency  per cycle            what follows from it
+//                               Zen 4    Zen 4  Ice Lake SP
+//   vpdpbusd zmm                4        1      1 (p0; p5 on  64 MACs each. 4 accumulators hide the latency on Zen; 24 leave room for
+//                                               some: 2)      the operands and fewer loads than products
+//   vfmadd231ps zmm             4        1      2
+//   load zmm                    -        1      2             a tile of 12 x 2 vectors needs 12 broadcasts and 2 loads for 24
+//                                                             products, so Zen's single load port is busy 14 cycles of 24
+//   store zmm                   -        1/2    1             accumulators never go through memory
+//   vpmulld zmm                 3        1      1/2           only once per output, in the last step
+//   vpmovdb m128, zmm           -        1/2    1/2           the requantized bytes
+#pragma once
+
+#if defined(PC_SIMDE)
+#define SIMDE_ENABLE_NATIVE_ALIASES
+#include <simde/x86/avx512.h>
+#include <simde/x86/fma.h>
+#else
+#include <immintrin.h>
+#endif
+
+namespace pc {
+namespace PC_NS {
+
+constexpr int VL = 16;
+typedef __m512 vf;
+typedef __m512i vi;
+
+PC_INLINE __mmask16 lanes(int n) { return (__mmask16)((1u << n) - 1); }
+
+#if defined(__GNUC__) && !defined(PC_SIMDE)
+template <class T> PC_INLINE void pin(T& x) { __asm__ volatile("" : "+v"(x)); }
+#else
+template <class T> PC_INLINE void pin(T&) {}
+#endif
+
+PC_INLINE vf vf_zero() { return _mm512_setzero_ps(); }
+PC_INLINE vf vf_set1(float x) { return _mm512_set1_ps(x); }
+PC_INLINE vf vf_load(const float* p) { return _mm512_loadu_ps(p); }
+PC_INLINE void vf_store(float* p, vf x) { _mm512_storeu_ps(p, x); }
+#if defined(PC_SIMDE)
+// SIMDe's masked loads and stores of this release touch whole vectors.
+PC_INLINE vf vf_loadn(const float* p, int n) {
+  float x[16] = {0};
+  memcpy(x, p, 4 * (size_t)n);
+  return _mm512_loadu_ps(x);
+}
+PC_INLINE void vf_storen(float* p, vf v, int n) {
+  float x[16];
+  _mm512_storeu_ps(x, v);
+  memcpy(p, x, 4 * (size_t)n);
+}
+#else
+PC_INLINE vf vf_loadn(const float* p, int n) { return _mm512_maskz_loadu_ps(lanes(n), p); }
+PC_INLINE void vf_storen(float* p, vf x, int n) { _mm512_mask_storeu_ps(p, lanes(n), x); }
+#endif
+PC_INLINE vf vf_add(vf a, vf b) { return _mm512_add_ps(a, b); }
+PC_INLINE vf vf_sub(vf a, vf b) { return _mm512_sub_ps(a, b); }
+PC_INLINE vf vf_mul(vf a, vf b) { return _mm512_mul_ps(a, b); }
+PC_INLINE vf vf_div(vf a, vf b) { return _mm512_div_ps(a, b); }
+PC_INLINE vf vf_muladd(vf a, vf b, vf c) { return _mm512_fmadd_ps(a, b, c); }
+PC_INLINE vf vf_min(vf a, vf b) { return _mm512_min_ps(a, b); }
+PC_INLINE vf vf_max(vf a, vf b) { return _mm512_max_ps(a, b); }
+PC_INLINE vf vf_abs(vf a) { return _mm512_castsi512_ps(_mm512_and_si512(_mm512_castps_si512(a), _mm512_set1_epi32(INT32_MAX))); }
+#if defined(PC_SIMDE)
+PC_INLINE vf vf_round(vf a) { return _mm512_cvtepi32_ps(_mm512_cvtps_epi32(a)); }
+#else
+PC_INLINE vf vf_round(vf a) { return _mm512_roundscale_ps(a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
+#endif
+PC_INLINE vf vf_select_lt(vf a, vf b, vf yes, vf no) { return _mm512_mask_blend_ps(_mm512_cmp_ps_mask(a, b, _CMP_LT_OQ), no, yes); }
+PC_INLINE __m256 upper_half(vf a) { return _mm256_castsi256_ps(_mm512_extracti64x4_epi64(_mm512_castps_si512(a), 1)); }
+PC_INLINE float vf_reduce_min(vf a) {
+  const __m256 h = _mm256_min_ps(_mm512_castps512_ps256(a), upper_half(a));
+  const __m128 b = _mm_min_ps(_mm256_castps256_ps128(h), _mm256_extractf128_ps(h, 1));
+  const __m128 c = _mm_min_ps(b, _mm_movehl_ps(b, b));
+  return _mm_cvtss_f32(_mm_min_ss(c, _mm_shuffle_ps(c, c, 1)));
+}
+PC_INLINE float vf_reduce_max(vf a) {
+  const __m256 h = _mm256_max_ps(_mm512_castps512_ps256(a), upper_half(a));
+  const __m128 b = _mm_max_ps(_mm256_castps256_ps128(h), _mm256_extractf128_ps(h, 1));
+  const __m128 c = _mm_max_ps(b, _mm_movehl_ps(b, b));
+  return _mm_cvtss_f32(_mm_max_ss(c, _mm_shuffle_ps(c, c, 1)));
+}
+PC_INLINE float vf_reduce_add(vf a) {
+  const __m256 h = _mm256_add_ps(_mm512_castps512_ps256(a), upper_half(a));
+  const __m128 b = _mm_add_ps(_mm256_castps256_ps128(h), _mm256_extractf128_ps(h, 1));
+  const __m128 c = _mm_add_ps(b, _mm_movehl_ps(b, b));
+  return _mm_cvtss_f32(_mm_add_ss(c, _mm_shuffle_ps(c, c, 1)));
+}
+
+PC_INLINE vi vi_zero() { return _mm512_setzero_si512(); }
+PC_INLINE vi vi_set1(int32_t x) { return _mm512_set1_epi32(x); }
+PC_INLINE vi vi_load(const int32_t* p) { return _mm512_loadu_si512((const void*)p); }
+PC_INLINE void vi_store(int32_t* p, vi x) { _mm512_storeu_si512((void*)p, x); }
+#if defined(PC_SIMDE)
+PC_INLINE vi vi_loadn(const int32_t* p, int n) {
+  int32_t x[16] = {0};
+  memcpy(x, p, 4 * (size_t)n);
+  return _mm512_loadu_si512(x);
+}
+PC_INLINE void vi_storen(int32_t* p, vi v, int n) {
+  int32_t x[16];
+  _mm512_storeu_si512(x, v);
+  memcpy(p, x, 4 * (size_t)n);
+}
+#else
+PC_INLINE vi vi_loadn(const int32_t* p, int n) { return _mm512_maskz_loadu_epi32(lanes(n), p); }
+PC_INLINE void vi_storen(int32_t* p, vi x, int n) { _mm512_mask_storeu_epi32(p, lanes(n), x); }
+#endif
+PC_INLINE vi vi_add(vi a, vi b) { return _mm512_add_epi32(a, b); }
+PC_INLINE vi vi_sub(vi a, vi b) { return _mm512_sub_epi32(a, b); }
+PC_INLINE vi vi_mul(vi a, vi b) { return _mm512_mullo_epi32(a, b); }
+// Overflow where the sum's sign differs from both operands'; then the result is the limit on a's side.
+PC_INLINE vi vi_add_saturate(vi a, vi b) {
+  const __m512i sum = _mm512_add_epi32(a, b);
+  const __m512i over = _mm512_andnot_si512(_mm512_xor_si512(a, b), _mm512_xor_si512(a, sum));
+  const __m512i limit = _mm512_xor_si512(_mm512_srai_epi32(a, 31), _mm512_set1_epi32(INT32_MAX));
+  return _mm512_mask_blend_epi32(_mm512_cmplt_epi32_mask(over, _mm512_setzero_si512()), sum, limit);
+}
+PC_INLINE vi vi_max(vi a, vi b) { return _mm512_max_epi32(a, b); }
+PC_INLINE vi vi_min(vi a, vi b) { return _mm512_min_epi32(a, b); }
+PC_INLINE vi vi_from_vf(vf x) { return _mm512_cvtps_epi32(x); }
+PC_INLINE vf vf_from_vi(vi x) { return _mm512_cvtepi32_ps(x); }
+PC_INLINE vf vf_pow2(vi n) { return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_add_epi32(n, _mm512_set1_epi32(127)), 23)); }
+
+PC_INLINE vi vi_load_u8(const uint8_t* p) { return _mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i*)p)); }
+PC_INLINE vi vi_load_s8(const int8_t* p) { return _mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i*)p)); }
+PC_INLINE void vi_store_8(void* p, vi x) { _mm_storeu_si128((__m128i*)p, _mm512_cvtepi32_epi8(x)); }
+PC_INLINE void vi_store_16(int16_t* p, vi x) { _mm256_storeu_si256((__m256i*)p, _mm512_cvtepi32_epi16(x)); }
+#if defined(PC_SIMDE)
+PC_INLINE void vi_store_8n(void* p, vi v, int n) {
+  int8_t x[16];
+  _mm_storeu_si128((__m128i*)x, _mm512_cvtepi32_epi8(v));
+  memcpy(p, x, (size_t)n);
+}
+PC_INLINE void vi_store_16n(int16_t* p, vi v, int n) {
+  int16_t x[16];
+  _mm256_storeu_si256((__m256i*)x, _mm512_cvtepi32_epi16(v));
+  memcpy(p, x, 2 * (size_t)n);
+}
+#else
+PC_INLINE void vi_store_8n(void* p, vi x, int n) { _mm512_mask_cvtepi32_storeu_epi8(p, lanes(n), x); }
+PC_INLINE void vi_store_16n(int16_t* p, vi x, int n) { _mm512_mask_cvtepi32_storeu_epi16(p, lanes(n), x); }
+#endif
+
+PC_INLINE vi vi_broadcast_quad(const uint8_t* p) {
+  int32_t x;
+  memcpy(&x, p, 4);
+  return _mm512_set1_epi32(x);
+}
+PC_INLINE vi vi_dot4(vi c, vi a, vi b) { return _mm512_dpbusd_epi32(c, a, b); }
+
+PC_INLINE void vf_transpose(const float* src, int64_t lds, float* dst, int64_t ld) {
+  __m512 r[16], s[16];
+  PC_UNROLL for (int i = 0; i < 16; ++i) r[i] = _mm512_loadu_ps(src + i * lds);
+  PC_UNROLL for (int i = 0; i < 16; i += 2) {
+    s[i] = _mm512_unpacklo_ps(r[i], r[i + 1]);
+    s[i + 1] = _mm512_unpackhi_ps(r[i], r[i + 1]);
+  }
+  PC_UNROLL for (int i = 0; i < 16; i += 4) {
+    r[i] = _mm512_shuffle_ps(s[i], s[i + 2], 0x44);
+    r[i + 1] = _mm512_shuffle_ps(s[i], s[i + 2], 0xee);
+    r[i + 2] = _mm512_shuffle_ps(s[i + 1], s[i + 3], 0x44);
+    r[i + 3] = _mm512_shuffle_ps(s[i + 1], s[i + 3], 0xee);
+  }
+  // r[4 * i + j] now holds, in its quarter q, rows 4 * i .. 4 * i + 3 of column 4 * q + j.
+  PC_UNROLL for (int j = 0; j < 4; ++j) {
+    const __m512 a = _mm512_shuffle_f32x4(r[j], r[4 + j], 0x88), b = _mm512_shuffle_f32x4(r[j], r[4 + j], 0xdd);
+    const __m512 c = _mm512_shuffle_f32x4(r[8 + j], r[12 + j], 0x88), d = _mm512_shuffle_f32x4(r[8 + j], r[12 + j], 0xdd);
+    _mm512_storeu_ps(dst + j * ld, _mm512_shuffle_f32x4(a, c, 0x88));
+    _mm512_storeu_ps(dst + (4 + j) * ld, _mm512_shuffle_f32x4(b, d, 0x88));
+    _mm512_storeu_ps(dst + (8 + j) * ld, _mm512_shuffle_f32x4(a, c, 0xdd));
+    _mm512_storeu_ps(dst + (12 + j) * ld, _mm512_shuffle_f32x4(b, d, 0xdd));
+  }
+}
+
+}  // namespace PC_NS
+}  // namespace pc

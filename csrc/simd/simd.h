@@ -1,0 +1,47 @@
+// One small vocabulary for every instruction set. A kernel file is compiled once for each ISA that kernels.inc names for it, with
+// PC_NS the ISA's namespace; it includes this header and sees only that ISA's types and functions.
+//
+//   VL                        lanes of a float32 or int32 vector
+//   vf, vi                    vectors of VL float32, VL int32
+//   vf_loadn, vf_storen ...   the first n lanes (0 <= n <= VL), touching no memory beyond them; other lanes load as 0
+//   vf_min, vf_max(a, b)      b when either is NaN, as the x86 instructions do it
+//   vf_muladd(a, b, c)        a * b + c, fused where the ISA has it: for the float32 GEMM alone
+//   vi_from_vf                round half to even; lanes must be within int32
+//   vi_dot2(c, a, b)          c += sum of 2 products int16 x int16 per lane
+//   pin(x)                    x stays in a register here, and work is not moved across: GCC otherwise spills accumulators
+//   vi_dot4(c, a, b)          c += sum of 4 products uint8 x int8 per lane, exact       (VNNI only)
+//
+// Kernel files include no standard header with inline functions: the linker could take the copy compiled here, with raised
+// flags, for the whole program. Everything is static or in PC_NS.
+#pragma once
+
+#include <stdint.h>
+#include <string.h>
+
+#ifndef PC_NS
+#error "compile kernel files through pycompress_add_kernels() in CMakeLists.txt, which sets PC_NS"
+#endif
+
+#if defined(__GNUC__)
+#define PC_INLINE static inline __attribute__((always_inline))
+#define PC_INLINE_MEMBER inline __attribute__((always_inline))
+#define PC_UNROLL _Pragma("GCC unroll 16")
+#else
+#define PC_INLINE static __forceinline
+#define PC_INLINE_MEMBER __forceinline
+#define PC_UNROLL
+#endif
+
+#if defined(__GNUC__)
+#define prefetch(address) __builtin_prefetch(address)
+#else
+#define prefetch(address) ((void)0)
+#endif
+
+#if defined(PC_ISA_AVX512VNNI)
+#include "simd/avx512.h"
+#elif defined(PC_ISA_AVX2) || defined(PC_ISA_AVXVNNI)
+#include "simd/avx2.h"
+#else
+#include "simd/scalar.h"
+#endif

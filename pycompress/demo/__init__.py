@@ -1,0 +1,8 @@
+"""`pycompress demo`: a real sentence encoder, once with float32 weights and once with int8 weights.
+
+fetch gets the model, sentences the input, minilm is the encoder, run compares the two, plot draws the comparison.
+"""
+
+
+class DemoError(Exception):
+    """Why the demo cannot run, and what to do about it, in words for its user."""
