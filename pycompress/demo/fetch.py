@@ -84,9 +84,11 @@ def _download(directory: Path, progress: Progress) -> Path:
         pip = subprocess.Popen(
             command, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT, env={**os.environ, **places}
         )
+        done = 0
         try:
             while pip.poll() is None:
-                progress(_largest_file(scratch))
+                done = max(done, _largest_file(scratch))  # at the end it moves away
+                progress(done)
                 time.sleep(0.1)
         finally:
             pip.kill()
@@ -166,7 +168,7 @@ def _pip_trouble(log: str, directory: Path) -> str:
 
 def _file_trouble(error: OSError, directory: Path) -> str:
     if error.errno == errno.ENOSPC:
-        what = f"the disk is full: the model needs 180 MB for a moment and 91 MB to stay, in {directory}"
+        what = f"the disk is full: {directory} needs 180 MB for a moment and 91 MB to stay"
     else:
         what = f"the model cannot be kept in {directory} ({error.strerror or error})"
-    return f"{what}; make room, name another place in XDG_CACHE_HOME, {_INSTEAD}"
+    return f"{what}; name another place in XDG_CACHE_HOME, {_INSTEAD}"

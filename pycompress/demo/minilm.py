@@ -129,12 +129,13 @@ class Encoder:
             y += x
             x = layer.norm(y)
         weights = mask / mask.sum(axis=1, keepdims=True, dtype=np.float32)
-        mean = np.matmul(weights[:, None, :].astype(np.float32), x.reshape(*ids.shape, -1))[:, 0]
-        return mean / np.linalg.norm(mean, axis=1, keepdims=True)
+        mean: Floats = np.matmul(weights[:, None, :].astype(np.float32), x.reshape(*ids.shape, -1))[:, 0]
+        mean /= np.linalg.norm(mean, axis=1, keepdims=True)
+        return mean
 
     def _linear(self, x: Floats, layer: Linear, num_threads: int | None) -> Floats:
         start = time.perf_counter()
-        y = pc.linear(x, layer.weight, layer.bias, activation=layer.activation, num_threads=num_threads)
+        y: Floats = pc.linear(x, layer.weight, layer.bias, activation=layer.activation, num_threads=num_threads)
         self.linear_seconds += time.perf_counter() - start
         return y
 
@@ -153,7 +154,8 @@ def _attention(qkv: Floats, blocked: Floats | None) -> Floats:
     scores -= scores.max(axis=-1, keepdims=True)
     np.exp(scores, out=scores)
     scores /= scores.sum(axis=-1, keepdims=True)
-    return np.matmul(scores, value).swapaxes(1, 2).reshape(sentences * length, heads * size)
+    context: Floats = np.matmul(scores, value)
+    return context.swapaxes(1, 2).reshape(sentences * length, heads * size)
 
 
 def _build(config: dict[str, Any], tensors: dict[str, NDArray[Any]]) -> Encoder:

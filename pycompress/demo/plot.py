@@ -7,24 +7,24 @@ from pathlib import Path
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 
 from .run import KINDS, Report
 
-COLOURS = dict(zip(KINDS, ("#9aa5b1", "#0b6fb8")))
+COLOURS = dict(zip(KINDS, ("#9aa5b1", "#0b6fb8"), strict=True))
 INK = "#2b2f36"
 
 
 def draw(report: Report, path: Path, subtitle: str = "") -> None:
     """Write a PNG to `path`, all or nothing: it is made beside it and renamed."""
-    # A figure with a canvas of its own, not pyplot: no display, and no state left behind in the process.
-    figure = Figure(figsize=(12, 7.2), layout="constrained")
-    FigureCanvasAgg(figure)
-    figure.get_layout_engine().set(w_pad=0.15, h_pad=0.15, wspace=0.04, hspace=0.06)
+    # A figure without pyplot is drawn by Agg: no display, and no state left behind in the process.
+    layout = ConstrainedLayoutEngine(w_pad=0.15, h_pad=0.15, wspace=0.04, hspace=0.06)
+    figure = Figure(figsize=(12, 7.2), layout=layout)
     float32, int8 = (report.speed[kind] for kind in KINDS)
     figure.suptitle(
-        f"int8 weights in a sentence encoder: linear layers {float32.linear_bytes / int8.linear_bytes:.1f}x smaller and "
+        "int8 weights in a sentence encoder: linear layers "
+        f"{float32.linear_bytes / int8.linear_bytes:.1f}x smaller and "
         f"{report.linear_speedup:.1f}x as fast, cosine {report.cosines.mean():.4f}",
         fontsize=14,
         fontweight="bold",
@@ -74,7 +74,7 @@ def _throughput(axes: Axes, report: Report) -> None:
         values = [group[k] for group in groups.values()]
         bars = axes.bar(at + (k - 0.5) * 0.38, values, width=0.36, color=COLOURS[kind], label=kind)
         ratios = [f"\n({group[1] / group[0]:.1f}x)" if k else "" for group in groups.values()]
-        texts = [f"{value:.0f}{ratio}" for value, ratio in zip(values, ratios)]
+        texts = [f"{value:.0f}{ratio}" for value, ratio in zip(values, ratios, strict=True)]
         axes.bar_label(bars, texts, padding=3, fontsize=12, fontweight="bold", color=INK)
     axes.set_xticks(at, list(groups))
     axes.set_yticks([])

@@ -13,7 +13,7 @@ _EMPHASIS = re.compile(r"(?<![\w*\"])(\*{1,2}|``)([^\s*`][^*`]*)\1(?![\w*\"])")
 # A full stop ends a sentence when a capital follows, except after an abbreviation or an initial.
 _END = re.compile(r"(?<=[.!?])(?<!e\.g\.)(?<!i\.e\.)(?<!etc\.)(?<!vs\.)(?<![ .][A-Z]\.)\s+(?=[\"“(]?[A-Z])")
 _SENTENCE = re.compile(r"[\"“]?[A-Z].*[.!?][\"”)]?", re.S)
-_WORD = re.compile(r"[\"“'(]*[A-Za-z]+(?:['’/-][A-Za-z]+)*[\"”'),.;:!?]*")
+_WORD = re.compile(r"[\"“'(]*[A-Za-z]+(?:['\u2019/-][A-Za-z]+)*[\"”'),.;:!?]*")
 
 
 def split(text: str) -> list[str]:
