@@ -162,6 +162,7 @@ def linear_int8(
     y_qparams: QParams | None,
     out: Array,
     num_threads: int | None,
+    w_zero_point: Array | None = None,
 ) -> None:
     """A layer with 8-bit weights; float32 x is quantized first, out is float32 or requantized."""
     code, low, high = activation[0], f32(activation[1]), f32(activation[2])
@@ -192,7 +193,7 @@ def linear_int8(
             scales = x_scale[rows], w.scale[columns]
             last_step.requantize(sums, *scales, bias[columns], code, levels, out, rows.start, columns.start)
 
-    _tiles_int8(x, x_zero_point, w, None, finish, num_threads)
+    _tiles_int8(x, x_zero_point, w, w_zero_point, finish, num_threads)
 
 
 @kernel

@@ -12,12 +12,47 @@ arrays of the exact dtype and shape, numbers in range. `out` is written in place
     gemm_int8(x, w, x_zero_point, w_zero_point, out, num_threads)
                                                                  x uint8 or int8 [m, k]; w a handle; zero points int32 [m] and
                                                                  [n], or None for zeros; out int32 [m, n]
-    linear_int8(x, w, bias, activation, x_qparams, y_qparams, out, num_threads)
+    linear_int8(x, w, bias, activation, x_qparams, y_qparams, out, num_threads, w_zero_point=None)
                                                                  x float32, uint8 or int8 [m, k]; w a handle; bias float32 [n] or
                                                                  None; activation (code, low, high); qparams (scale, zero_point)
-                                                                 or None; out float32, uint8 or int8 [m, n]
+                                                                 or None; out float32, uint8 or int8 [m, n]; w_zero_point as above
     linear_f32(x, w, bias, activation, out, num_threads)         x float32 [m, k]; w float32 [n, k], any strides; out float32
+
+    get_num_threads() -> int, set_num_threads(n)                 n an int >= 1; for the default 0 (native) or None (numba)
 
 Activation codes are those of the C header: 0 none, 1 clamp, 2 hardswish, 3 silu, 4 gelu. num_threads is an int >= 1 or None.
 docs/exactness.md defines what each computes.
 """
+
+from __future__ import annotations
+
+import functools
+import importlib
+import os
+from types import ModuleType
+
+__all__ = ["NAME", "kernels"]
+
+
+def _choose() -> str:
+    name = os.environ.get("PYCOMPRESS_BACKEND", "")
+    if name not in ("", "native", "numba"):
+        raise ImportError(f"PYCOMPRESS_BACKEND is {name!r}, wanted 'native' or 'numba'")
+    if name == "numba":
+        return name
+    try:
+        importlib.import_module("pycompress._native")  # an ISA that can't run here shows itself now
+    except ModuleNotFoundError as error:
+        if error.name != "pycompress._native" or name == "native":
+            raise
+        return "numba"  # installed without a compiler
+    return "native"
+
+
+NAME = _choose()
+
+
+@functools.cache
+def kernels() -> ModuleType:
+    """The module of the backend in use. Numba is imported by the first call that needs it."""
+    return importlib.import_module("pycompress._native" if NAME == "native" else "pycompress.kernels")

@@ -137,12 +137,12 @@ Pool* the_pool() {
   return pool.load();
 }
 
-// The whole of the text as a number from 1 to 4096, else 0.
+// The text as a number from 1 to 4096, or the first of a list, as OpenMP allows one for each level; else 0.
 int32_t parse_count(const char* text) {
   if (!text || !*text) return 0;
   char* end = nullptr;
   const long value = std::strtol(text, &end, 10);
-  return *end == '\0' && value >= 1 && value <= 4096 ? static_cast<int32_t>(value) : 0;
+  return (*end == '\0' || *end == ',') && value >= 1 && value <= 4096 ? static_cast<int32_t>(value) : 0;
 }
 
 int32_t default_thread_count() {

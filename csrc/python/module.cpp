@@ -5,7 +5,8 @@
 #include <pybind11/stl.h>
 
 #include <algorithm>
-#include <cstring>
+#include <limits>
+#include <memory>
 #include <optional>
 #include <string>
 #include <utility>
@@ -212,8 +213,9 @@ void gemm_int8(const py::array& x, const Int8Packed& w, const std::optional<py::
 }
 
 void linear_int8(const py::array& x, const Int8Packed& w, const std::optional<py::array>& bias, const Activation& activation, const QParams& x_qparams,
-                 const QParams& y_qparams, const py::array& out, Threads num_threads) {
+                 const QParams& y_qparams, const py::array& out, Threads num_threads, const std::optional<py::array>& w_zero_point) {
   pc_gemm_s8_desc d = s8_desc(x.shape(0), w, type_of(x), type_of(out));
+  d.w_zero_points = data<int32_t>(w_zero_point);
   if (x_qparams) std::tie(d.x_scale, d.x_zero_point) = *x_qparams;
   if (y_qparams) std::tie(d.y_scale, d.y_zero_point) = *y_qparams;
   d.bias = data<float>(bias);
@@ -427,7 +429,7 @@ PYBIND11_MODULE(_native, m, py::mod_gil_not_used()) {
   m.def("pack_int8", &pack_int8, py::arg("q"), py::arg("scale"));
   m.def("gemm_int8", &gemm_int8, py::arg("x"), py::arg("w"), py::arg("x_zero_point"), py::arg("w_zero_point"), py::arg("out"), threads);
   m.def("linear_int8", &linear_int8, py::arg("x"), py::arg("w"), py::arg("bias"), py::arg("activation"), py::arg("x_qparams"), py::arg("y_qparams"),
-        py::arg("out"), threads);
+        py::arg("out"), threads, py::arg("w_zero_point") = py::none());
   m.def("linear_f32", &linear_f32, py::arg("x"), py::arg("w"), py::arg("bias"), py::arg("activation"), py::arg("out"), threads);
   m.def("linear_fast", &linear_fast, "linear() where everything is plainly right; NotImplemented otherwise.");
 
