@@ -51,12 +51,14 @@ def check_k(k: int, wide: bool) -> None:
 
 def shares_memory(a: Array, b: Array) -> bool:
     try:
-        return np.shares_memory(a, b, max_work=10_000)
+        return np.shares_memory(a, b, max_work=10_000)  # type: ignore[arg-type]  # NumPy's stub knows only -1 and 0
     except np.exceptions.TooHardError:
         return True
 
 
-def output(out: Any, shape: tuple[int, ...], dtypes: Sequence[np.dtype[Any]], operands: dict[str, Array | None]) -> Array:
+def output(
+    out: Any, shape: tuple[int, ...], dtypes: Sequence[np.dtype[Any]], operands: dict[str, Array | None]
+) -> Array:
     """The array that a kernel writes: `out` itself where it can, a new one otherwise; see `written`."""
     if out is None:
         return np.empty(shape, dtypes[0])

@@ -1,27 +1,31 @@
 """Which backend runs the operations: the compiled kernels, or the same in Numba.
 
-A backend is a module with the functions below. They take arguments that `ops` has already checked: C-contiguous
-arrays of the exact dtype and shape, numbers in range. `out` is written in place.
+A backend is a module with the functions below. They take arguments that `ops` and `onnx_ops` have already checked:
+C-contiguous arrays of the exact dtype and shape, numbers in range. `out` is written in place.
 
-    quantize_linear(x, scale, zero_point, out, num_threads)      x float32 [outer, channels, inner]; scale float32, zero_point
-                                                                 int32 [channels]; out uint8 or int8; ValueError on NaN
-    dequantize_linear(x, scale, zero_point, out, num_threads)    x uint8, int8 or int32; out float32
-    dynamic_quantize_linear(x, out, num_threads) -> (float, int) x float32 [count], out uint8 [count]; ValueError on NaN, infinity
-    quantize_rows(x, out, scale, zero_point, num_threads)        x float32 [m, k]; out uint8; scale float32, zero_point int32 [m]
-    pack_int8(q, scale) -> handle                                q int8 or uint8 [n, k], any strides; scale float32 [n]
+    quantize_linear(x, scale, zero_point, out, num_threads)
+        x float32 [outer, channels, inner]; scale float32, zero_point int32 [channels]; out uint8 or int8; ValueError
+        on NaN
+    dequantize_linear(x, scale, zero_point, out, num_threads)
+        x uint8, int8 or int32; out float32
+    dynamic_quantize_linear(x, out, num_threads) -> (float, int)
+        x float32 [count], out uint8 [count]; ValueError on NaN, infinity
+    quantize_rows(x, out, scale, zero_point, num_threads)
+        x float32 [m, k]; out uint8; scale float32, zero_point int32 [m]
+    pack_int8(q, scale) -> handle
+        q int8 or uint8 [n, k], any strides; scale float32 [n]
     gemm_int8(x, w, x_zero_point, w_zero_point, out, num_threads)
-                                                                 x uint8 or int8 [m, k]; w a handle; zero points int32 [m] and
-                                                                 [n], or None for zeros; out int32 [m, n]
+        x uint8 or int8 [m, k]; w a handle; zero points int32 [m] and [n], or None for zeros; out int32 [m, n]
     linear_int8(x, w, bias, activation, x_qparams, y_qparams, out, num_threads, w_zero_point=None)
-                                                                 x float32, uint8 or int8 [m, k]; w a handle; bias float32 [n] or
-                                                                 None; activation (code, low, high); qparams (scale, zero_point)
-                                                                 or None; out float32, uint8 or int8 [m, n]; w_zero_point as above
-    linear_f32(x, w, bias, activation, out, num_threads)         x float32 [m, k]; w float32 [n, k], any strides; out float32
+        x float32, uint8 or int8 [m, k]; w a handle; bias float32 [n] or None; activation (code, low, high); qparams
+        (scale, zero_point) or None; out float32, uint8 or int8 [m, n]; w_zero_point as above
+    linear_f32(x, w, bias, activation, out, num_threads)
+        x float32 [m, k]; w float32 [n, k], any strides; out float32
+    get_num_threads() -> int, set_num_threads(n)
+        n an int >= 1; for the default 0 (native) or None (numba)
 
-    get_num_threads() -> int, set_num_threads(n)                 n an int >= 1; for the default 0 (native) or None (numba)
-
-Activation codes are those of the C header: 0 none, 1 clamp, 2 hardswish, 3 silu, 4 gelu. num_threads is an int >= 1 or None.
-docs/exactness.md defines what each computes.
+Activation codes are those of the C header: 0 none, 1 clamp, 2 hardswish, 3 silu, 4 gelu. num_threads is an int >= 1 or
+None. docs/exactness.md defines what each computes.
 """
 
 from __future__ import annotations

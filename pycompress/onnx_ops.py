@@ -52,8 +52,8 @@ def quantize_linear(x: Array, scale: Array | float, zero_point: Array | int | No
         Of scale's shape and of the result's dtype: uint8 or int8, and, in NumPy, the other types of ONNX (uint16, int16
         and those of ml_dtypes: uint4, int4, uint2, int2, float8, float4). None for a uint8 result and zeros.
 
-    Raises TypeError for a dtype, ValueError for a shape, a scale that is not positive and finite, or NaN in x. Infinities
-    saturate.
+    Raises TypeError for a dtype, ValueError for a shape, a scale that is not positive and finite, or NaN in x.
+    Infinities saturate.
     """
     x = _arguments.array("x", x, _FLOAT32, _FLOAT16, _INT32)
     scale = _scale("scale", scale)
@@ -66,7 +66,7 @@ def quantize_linear(x: Array, scale: Array | float, zero_point: Array | int | No
             _arguments.contiguous(x).reshape(form), scales, zero_points, y.reshape(form), None
         )
         return y
-    low, high, through = _range("zero_point", zero_point.dtype)
+    low, high, is_float = _range("zero_point", zero_point.dtype)
     spread_scale, spread_zero_point = (_spread(a, x.shape, axis) for a in (scale, zero_point))
     if x.dtype == _INT32:
         x = x.astype(np.float32)
@@ -74,7 +74,7 @@ def quantize_linear(x: Array, scale: Array | float, zero_point: Array | int | No
         raise ValueError("x holds NaN, which can't be quantized")
     with np.errstate(over="ignore"):
         quotient = (x / spread_scale.astype(x.dtype)).astype(np.float32)
-    if through is not None:
+    if is_float:
         return np.asarray(np.clip(quotient + spread_zero_point.astype(np.float32), low, high).astype(zero_point.dtype))
     # Clamped before the zero point is added, so that no integer overflows; the bounds are integers, so it is the same.
     zero = spread_zero_point.astype(np.int32)
@@ -82,9 +82,7 @@ def quantize_linear(x: Array, scale: Array | float, zero_point: Array | int | No
     return np.asarray(level.astype(zero_point.dtype))
 
 
-def dequantize_linear(
-    x: Array, scale: Array | float, zero_point: Array | int | None = None, *, axis: int = 1
-) -> Array:
+def dequantize_linear(x: Array, scale: Array | float, zero_point: Array | int | None = None, *, axis: int = 1) -> Array:
     """ONNX DequantizeLinear: y = (x - zero_point) * scale, of scale's dtype.
 
     Parameters
@@ -103,7 +101,9 @@ def dequantize_linear(
     if not native:
         _range("x", x.dtype)
     scale = _scale("scale", scale)
-    zero_point = np.zeros(scale.shape, x.dtype) if zero_point is None else _as_integer("zero_point", zero_point, x.dtype)
+    zero_point = (
+        np.zeros(scale.shape, x.dtype) if zero_point is None else _as_integer("zero_point", zero_point, x.dtype)
+    )
     form = _form(x.shape, scale, zero_point, axis)
     if native and scale.dtype == _FLOAT32 and form is not None:
         y = np.empty(x.shape, np.float32)
@@ -151,9 +151,9 @@ def _scale(name: str, value: Array | float | None) -> Array:
 def _as_integer(name: str, value: Array | int | None, dtype: np.dtype[Any]) -> Array:
     """A zero point: an array of `dtype`, or a Python int that fits it."""
     if isinstance(value, int):
-        info = np.iinfo(dtype)
-        if not info.min <= value <= info.max:
-            raise ValueError(f"{name} is {value}, wanted {info.min} to {info.max} for {dtype}")
+        low, high = (np.iinfo(dtype).min, np.iinfo(dtype).max) if dtype.isbuiltin else _range(name, dtype)[:2]
+        if not low <= value <= high:
+            raise ValueError(f"{name} is {value}, wanted {low} to {high} for {dtype}")
         return np.array(value, dtype)
     a = np.asarray(value)
     if a.dtype != dtype:
@@ -162,7 +162,7 @@ def _as_integer(name: str, value: Array | int | None, dtype: np.dtype[Any]) -> A
 
 
 def _form(shape: tuple[int, ...], scale: Array, zero_point: Array, axis: int) -> tuple[int, int, int] | None:
-    """The tensor as [outer, channels, inner]; None for blocked scales. ValueError when scale's shape is none of these."""
+    """The tensor as [outer, channels, inner]; None for blocked scales. ValueError when scale has another shape."""
     if zero_point.shape != scale.shape and not zero_point.size == scale.size == 1:
         raise ValueError(f"zero_point has shape {zero_point.shape}, wanted scale's, {scale.shape}")
     if scale.size == 1 and scale.ndim <= 1:
@@ -194,16 +194,17 @@ def _spread(a: Array, shape: tuple[int, ...], axis: int) -> Array:
     return a.reshape(-1, *[1] * (len(shape) - axis - 1))
 
 
-def _range(name: str, dtype: np.dtype[Any]) -> tuple[float, float, bool | None]:
-    """Bounds of a quantized type that the kernels lack, and True when it is a float."""
+def _range(name: str, dtype: np.dtype[Any]) -> tuple[float, float, bool]:
+    """Bounds of a quantized type, and whether it is a float."""
     if dtype in (*_EIGHT_BITS, np.dtype(np.uint16), np.dtype(np.int16)):
         info = np.iinfo(dtype)
-        return info.min, info.max, None
+        return info.min, info.max, False
     if dtype.name in (*_OTHER_INTEGERS, *_FLOATS):
         import ml_dtypes
 
-        bounds = ml_dtypes.finfo(dtype) if dtype.name in _FLOATS else ml_dtypes.iinfo(dtype)
-        return float(bounds.min), float(bounds.max), True if dtype.name in _FLOATS else None
+        is_float = dtype.name in _FLOATS
+        bounds: Any = (ml_dtypes.finfo if is_float else ml_dtypes.iinfo)(dtype)
+        return float(bounds.min), float(bounds.max), is_float
     raise TypeError(f"{name} is an array of {dtype}, wanted uint8, int8 or another quantized type of ONNX")
 
 
@@ -249,7 +250,7 @@ def qlinear_matmul(
     y_scale: Array | float,
     y_zero_point: Array | int,
 ) -> Array:
-    """ONNX QLinearMatMul: quantized (a - a_zero_point) * a_scale @ (b - b_zero_point) * b_scale, of y_zero_point's dtype.
+    """ONNX QLinearMatMul: (a - a_zero_point) * a_scale @ (b - b_zero_point) * b_scale, as y_zero_point's dtype.
 
     Parameters
     ----------
@@ -262,23 +263,25 @@ def qlinear_matmul(
     y_zero_point
         uint8 or int8, of y_scale's shape. A Python int means uint8.
 
-    Raises TypeError for a dtype, ValueError for a shape or a scale that is not positive and finite, OverflowError for a K
-    with which a sum could leave int32.
+    Raises TypeError for a dtype, ValueError for a shape or a scale that is not positive and finite, OverflowError for a
+    K with which a sum could leave int32.
     """
-    if isinstance(b, Int8Weight):
-        if b_scale is not None and not np.array_equal(np.broadcast_to(_scale("b_scale", b_scale), b.scale.shape), b.scale):
-            raise ValueError("b_scale differs from the scale of b, which is an Int8Weight; wanted None")
-        if b_zero_point is not None and np.any(b_zero_point):
-            raise ValueError("b_zero_point is not 0, wanted None: b is an Int8Weight")
-        b_scale, b_zero_point = b.scale, None
     product = _Product(a, b, a_zero_point, b_zero_point)
+    if isinstance(b, Int8Weight):
+        if b_scale is not None and (product.columns("b_scale", _scale("b_scale", b_scale)) != b.scale).any():
+            raise ValueError("b_scale differs from the scale of b, which is an Int8Weight; wanted None")
+        if product.b_zero_point is not None:
+            raise ValueError("b_zero_point is not 0, wanted None: b is an Int8Weight")
+        b_scale = b.scale
     a_scale, b_scale, y_scale = (
         _scale(name, value).astype(np.float32)
         for name, value in (("a_scale", a_scale), ("b_scale", b_scale), ("y_scale", y_scale))
     )
-    y_zero_point = _as_integer("y_zero_point", y_zero_point, np.dtype(np.uint8)) if isinstance(
-        y_zero_point, int
-    ) else _arguments.array("y_zero_point", y_zero_point, *_EIGHT_BITS)
+    y_zero_point = (
+        _as_integer("y_zero_point", y_zero_point, np.dtype(np.uint8))
+        if isinstance(y_zero_point, int)
+        else _arguments.array("y_zero_point", y_zero_point, *_EIGHT_BITS)
+    )
     if y_zero_point.size != 1 and y_zero_point.shape != y_scale.shape:
         raise ValueError(f"y_zero_point has shape {y_zero_point.shape}, wanted y_scale's, {y_scale.shape}")
     columns = product.columns("b_scale", b_scale)
@@ -298,7 +301,9 @@ def qlinear_matmul(
     return _requantize(sums, product, a_scale, columns, y_scale, y_zero_point)
 
 
-def _requantize(sums: Array, product: _Product, a_scale: Array, b_scale: Array, y_scale: Array, zero_point: Array) -> Array:
+def _requantize(
+    sums: Array, product: _Product, a_scale: Array, b_scale: Array, y_scale: Array, zero_point: Array
+) -> Array:
     """The last step for scales of rows, by the rule of docs/exactness.md."""
     rows = product.rows("a_scale", a_scale), product.rows("y_scale", y_scale), product.rows("y_zero_point", zero_point)
     shape = (*product.batch, product.m, product.n)
@@ -341,7 +346,9 @@ class _Product:
         self.m, self.k = self.a.shape[-2:]
         self.n = self.b.shape[-1]
         if self.b.shape[-2] != self.k:
-            raise ValueError(f"a and b have shapes {a.shape} and {b.shape}, wanted the same K: [..., M, K] and [..., K, N]")
+            raise ValueError(
+                f"a and b have shapes {a.shape} and {b.shape}, wanted the same K: [..., M, K] and [..., K, N]"
+            )
         try:
             self.batch = np.broadcast_shapes(self.a.shape[:-2], self.b.shape[:-2])
         except ValueError:

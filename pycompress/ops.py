@@ -152,7 +152,7 @@ def _linear_int8(
     if y_qparams is not None and not quantized:
         raise ValueError("y_qparams is given with float32 x, wanted None: a float32 x has a float32 result")
     shape, rows, bias = _operands(x, n, k, bias)
-    dtypes = (_arguments.FLOAT32,)
+    dtypes: tuple[np.dtype[Any], ...] = (_arguments.FLOAT32,)
     if y_qparams is not None:
         dtypes = (x.dtype, *(dtype for dtype in _arguments.EIGHT_BITS if dtype != x.dtype))
     result = _arguments.output(out, shape, dtypes, {"x": x, "weight": weight.q, "bias": bias})

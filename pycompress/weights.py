@@ -7,7 +7,7 @@ import operator
 from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
 from . import _arguments, _backend
 
@@ -24,8 +24,8 @@ class _QParams(NamedTuple):
 class QParams(_QParams):
     """Scale and zero point of a quantized tensor: real = (q - zero_point) * scale.
 
-    scale is positive and finite in float32, to which it is rounded; zero_point is an int within uint8 or int8, whichever
-    the tensor has. Wherever an operation takes a QParams, a plain (scale, zero_point) will do.
+    scale is positive and finite in float32, to which it is rounded; zero_point is an int within uint8 or int8,
+    whichever the tensor has. Wherever an operation takes a QParams, a plain (scale, zero_point) will do.
 
     Raises TypeError when they are not numbers, ValueError when they are out of range.
     """
@@ -83,11 +83,13 @@ class Int8Weight:
         self._packed: Any = None
 
     @classmethod
-    def from_float(cls, w: ArrayLike) -> Int8Weight:
-        """Quantize symmetrically, output by output: scale = max|w| / 127, q = clip(round_half_even(w / scale), -127, 127).
+    def from_float(cls, w: NDArray[np.floating[Any]]) -> Int8Weight:
+        """Quantize symmetrically, output by output: scale = max|w| / 127, q = round_half_even(w / scale).
 
-        w: float32 [N, K] or [O, I, kh, kw]; other floating dtypes are rounded to float32 first. An output of zeros has
-        scale 1. Raises TypeError for a dtype that is not floating, ValueError for a shape, NaN or infinity.
+        w: float32 [N, K] or [O, I, kh, kw]; other floating dtypes are rounded to float32 first. q is clipped to -127
+        and 127. An output of zeros has scale 1.
+
+        Raises TypeError for a dtype that is not floating, ValueError for a shape, NaN or infinity.
         """
         w = np.asarray(w)
         if not np.issubdtype(w.dtype, np.floating):
@@ -122,7 +124,8 @@ class Int8Weight:
 
     def todense(self) -> NDArray[np.float32]:
         """q * scale, float32, of q's shape: what the kernel computes with."""
-        return self.q * self.scale.reshape(-1, *[1] * (self.q.ndim - 1))
+        dense: NDArray[np.float32] = self.q * self.scale.reshape(-1, *[1] * (self.q.ndim - 1))
+        return dense
 
     def packed(self) -> Any:
         """The weight as the kernel in use reads it, made at the first call.
@@ -145,6 +148,6 @@ class Int8Weight:
 
 def _frozen(a: NDArray[Any]) -> NDArray[Any]:
     """A read-only view: the packed form would not follow a change."""
-    view = a.view()
+    view: NDArray[Any] = a.view()
     view.flags.writeable = False
     return view

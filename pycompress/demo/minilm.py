@@ -37,6 +37,8 @@ class Linear:
 
     def quantized(self) -> Linear:
         """The same layer with int8 weights, one scale for each output."""
+        if isinstance(self.weight, pc.Int8Weight):
+            return self
         return replace(self, weight=pc.Int8Weight.from_float(self.weight))
 
 
@@ -154,8 +156,9 @@ def _attention(qkv: Floats, blocked: Floats | None) -> Floats:
     scores -= scores.max(axis=-1, keepdims=True)
     np.exp(scores, out=scores)
     scores /= scores.sum(axis=-1, keepdims=True)
-    context: Floats = np.matmul(scores, value)
-    return context.swapaxes(1, 2).reshape(sentences * length, heads * size)
+    context = np.matmul(scores, value)
+    by_token: Floats = context.swapaxes(1, 2).reshape(sentences * length, heads * size)
+    return by_token
 
 
 def _build(config: dict[str, Any], tensors: dict[str, NDArray[Any]]) -> Encoder:
