@@ -64,6 +64,7 @@ struct Table {
       inherit(&added.kernels.quant, best.quant);
       inherit(&added.kernels.gemm_s8, best.gemm_s8);
       inherit(&added.kernels.gemm_f32, best.gemm_f32);
+      inherit(&added.kernels.gemm_f32_few, best.gemm_f32_few);
       inherit(&added.kernels.peak, best.peak);
       if (added.usable && !added.by_name_only) best = added.kernels;
     }

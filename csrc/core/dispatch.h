@@ -9,6 +9,7 @@ namespace pc {
 struct QuantKernel;
 struct GemmS8Kernel;
 struct GemmF32Kernel;
+struct GemmF32FewKernel;
 struct PeakKernel;
 
 // A slot that an ISA leaves empty is filled with that of the next lower ISA that the CPU can run.
@@ -16,6 +17,7 @@ struct Kernels {
   const QuantKernel* quant;
   const GemmS8Kernel* gemm_s8;
   const GemmF32Kernel* gemm_f32;
+  const GemmF32FewKernel* gemm_f32_few;
   const PeakKernel* peak;
 };
 

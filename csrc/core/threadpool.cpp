@@ -1,7 +1,7 @@
 // The default pool: persistent threads that sleep on a condition variable when there is nothing to do.
 //
-// A job is cut into nth parts that the caller and the workers claim from one counter, so a worker that wakes late costs
-// nothing: the caller has done its part meanwhile. One job runs at a time; a second caller finds the pool taken and runs its
+// A job is cut into nth parts: the caller does the first, then it and the workers claim the others from one counter, so a worker that
+// wakes late costs nothing: the caller has done its part meanwhile. One job runs at a time; a second caller finds the pool taken and runs its
 // parts itself, which is what two Python threads on two cores want. After fork() the child has none of the threads: its handler
 // puts a fresh pool in place and never touches the old one, whose mutex may be held by a thread that is no more.
 #include <atomic>
@@ -29,7 +29,7 @@ struct Job {
   pc_body body;
   void* context;
   int32_t nth;
-  std::atomic<int32_t> next{0};
+  std::atomic<int32_t> next{1};  // part 0 is the caller's
   std::atomic<int32_t> unfinished;
   std::atomic<int32_t> inside{0};  // workers that hold a pointer to this job
   std::atomic<pc_status> status{PC_OK};
@@ -37,13 +37,15 @@ struct Job {
 
   Job(pc_body b, void* c, int32_t n) : body(b), context(c), nth(n), unfinished(n) {}
 
+  void part(int32_t ith) {
+    const pc_status result = body(context, ith, nth);
+    pc_status expected = PC_OK;
+    if (result != PC_OK && status.compare_exchange_strong(expected, result)) keep(message);
+    unfinished.fetch_sub(1, std::memory_order_acq_rel);
+  }
+
   void work() {
-    for (int32_t ith; (ith = next.fetch_add(1, std::memory_order_relaxed)) < nth;) {
-      const pc_status result = body(context, ith, nth);
-      pc_status expected = PC_OK;
-      if (result != PC_OK && status.compare_exchange_strong(expected, result)) keep(message);
-      unfinished.fetch_sub(1, std::memory_order_acq_rel);
-    }
+    for (int32_t ith; (ith = next.fetch_add(1, std::memory_order_relaxed)) < nth;) part(ith);
   }
 };
 
@@ -59,6 +61,7 @@ class Pool {
       wanted_ = helpers;
     }
     for (int32_t i = 0; i < helpers; ++i) wake_.notify_one();
+    job.part(0);  // so pc_last_kernel() of the calling thread always knows of this job
     job.work();
     {
       std::unique_lock<std::mutex> lock(mutex_);

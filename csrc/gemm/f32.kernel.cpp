@@ -3,7 +3,7 @@
 // Tile: AVX-512 12 x 32, AVX2 6 x 16, scalar 4 x 4. A step of one k loads 2 weight vectors and MR broadcasts for 2 * MR multiply-adds: the
 // multiplier is the bound. Blocks of k leave their sums in y and take them up again, which changes no bit.
 #include "gemm/gemm.h"
-
+#include "gemm/lanes.h"
 #include "simd/simd.h"
 
 namespace pc {
@@ -14,11 +14,6 @@ constexpr int NV = VL == 1 ? 4 : 2;
 constexpr int MR = VL == 16 ? 12 : VL == 8 ? 6 : 4;
 
 constexpr int PREFETCH = 128;  // floats ahead
-
-PC_INLINE int lanes_of(int columns, int v) {
-  const int n = columns - v * VL;
-  return n > VL ? VL : n < 0 ? 0 : n;
-}
 
 template <int R> void tile(const F32Tile& t) {
   vf acc[R][NV];
@@ -69,7 +64,12 @@ void pack_panel(const float* w, int64_t ldn, int64_t ldk, int columns, int64_t k
     for (; j + VL <= k; j += VL) {
       // No hardware follows that many rows at once. A prefetch beyond the array does nothing.
       for (int i = 0; i < NR; ++i) prefetch(w + i * ldn + j + PREFETCH);
-      for (int v = 0; v < NV; ++v) vf_transpose(w + v * VL * ldn + j, ldn, panel + j * NR + v * VL, NR);
+      for (int v = 0; v < NV; ++v) {
+        vf square[VL];
+        PC_UNROLL for (int i = 0; i < VL; ++i) square[i] = vf_load(w + (v * VL + i) * ldn + j);
+        vf_transpose(square);
+        PC_UNROLL for (int i = 0; i < VL; ++i) vf_store(panel + (j + i) * NR + v * VL, square[i]);
+      }
     }
   } else if (columns == NR && ldn == 1) {  // columns of w: they are the panel's rows already
     for (; j < k; ++j)

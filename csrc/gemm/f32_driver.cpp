@@ -1,5 +1,6 @@
 // The driver of the float32 GEMM.
 //
+// A few rows of x by a weight whose rows are contiguous: gemm_f32_few reads the weight where it lies. Everything else:
 // k is cut into blocks so that a block of rows of x and a panel of w stay in the near caches; between blocks the sums wait in y. A weight that is
 // not packed is packed on the way: panel by panel where one block holds all rows (each panel is used once), else a chunk of panels at a time.
 #include <algorithm>
@@ -15,9 +16,8 @@ namespace pc {
 namespace {
 
 constexpr char kMagic[8] = {'P', 'C', 'g', 'e', 'm', 'm', 'f', '4'};
-// With few rows a plain weight is read once, from far away, and long runs of k suit the memory; else short ones suit the caches.
-constexpr int64_t kFewRows = 32;
-constexpr int64_t block_k_of(int64_t m) { return m <= kFewRows ? 4096 : 384; }
+// With not many rows a plain weight is read once, from far away, and long runs of k suit the memory; else short ones suit the caches.
+constexpr int64_t block_k_of(int64_t m) { return m <= 32 ? 4096 : 384; }
 constexpr int64_t kTilesInBlock = 16;
 constexpr int64_t kChunkPanels = 48;
 
@@ -40,18 +40,21 @@ pc_status packed_bytes(int64_t n, int64_t k, int nr, size_t* bytes) {
   return PC_OK;
 }
 
+bool is_few(const pc_gemm_f32_desc& d, bool packed) { return !packed && d.ldk == 1 && d.m >= 1 && d.m <= kFewRows; }
+
 struct Workspace {
   int64_t row_stride, rows, panels;  // floats from row to row; rows of x and panels of w at a time
   size_t w, bytes;                   // offset, and the whole
 };
 
-Workspace workspace_of(int64_t m, int64_t n, int64_t k, const GemmF32Kernel& kernel, bool packed) {
+Workspace workspace_of(const pc_gemm_f32_desc& d, const GemmF32Kernel& kernel, bool packed) {
   Workspace s{};
-  const int64_t block_k = std::max<int64_t>(1, std::min(k, block_k_of(m)));
+  const bool few = is_few(d, packed);
+  const int64_t m = d.m, block_k = std::max<int64_t>(1, few ? d.k : std::min(d.k, block_k_of(m)));
   // An odd number of cache lines, so that the rows of a tile lie in different sets of L1.
   s.row_stride = (divide_up(block_k, int64_t{16}) | 1) * 16;
   s.rows = std::max<int64_t>(1, std::min(m, kTilesInBlock * kernel.mr));
-  s.panels = packed ? 0 : m <= s.rows ? 1 : std::clamp<int64_t>(divide_up(n, static_cast<int64_t>(kernel.nr)), 1, kChunkPanels);
+  s.panels = packed || few ? 0 : m <= s.rows ? 1 : std::clamp<int64_t>(d.n / kernel.nr + (d.n % kernel.nr != 0), 1, kChunkPanels);
   s.w = round_up(static_cast<size_t>(s.rows * s.row_stride) * sizeof(float), kAlignment);
   s.bytes = s.w + round_up(static_cast<size_t>(s.panels * kernel.nr * block_k) * sizeof(float), kAlignment);
   return s;
@@ -60,6 +63,7 @@ Workspace workspace_of(int64_t m, int64_t n, int64_t k, const GemmF32Kernel& ker
 struct Call {
   pc_gemm_f32_desc d;
   const GemmF32Kernel* kernel;
+  const GemmF32FewKernel* few;
   const QuantKernel* quant;
   const float* w;  // plain, or the panels of a packed weight
   bool packed;
@@ -74,6 +78,7 @@ pc_status check_desc(const pc_gemm_f32_desc* desc, Call* call) {
   const Kernels* kernels;
   PC_TRY(active_kernels(&kernels));
   call->kernel = kernels->gemm_f32;
+  call->few = kernels->gemm_f32_few;
   call->quant = kernels->quant;
   pc_gemm_f32_desc& d = call->d;
   d = *desc;
@@ -113,6 +118,13 @@ pc_status open_weight(const void* w, size_t bytes, Call* call) {
   return PC_OK;
 }
 
+// Bytes that a plain weight spans: its rows are (k - 1) * ldk + 1 values long.
+bool plain_bytes(const pc_gemm_f32_desc& d, size_t* bytes) {
+  size_t row;
+  return multiply(static_cast<size_t>(std::max<int64_t>(d.k - 1, 0)), static_cast<size_t>(d.ldk), &row) && row < PTRDIFF_MAX &&
+         span_bytes(d.n, static_cast<int64_t>(row + 1), d.ldn, sizeof(float), bytes);
+}
+
 pc_status check_operands(const Call& call, const void* workspace, size_t workspace_bytes, size_t needed) {
   const pc_gemm_f32_desc& d = call.d;
   size_t x_bytes, y_bytes, w_bytes;
@@ -121,13 +133,14 @@ pc_status check_operands(const Call& call, const void* workspace, size_t workspa
   if (call.packed)
     PC_TRY(packed_bytes(d.n, d.k, call.kernel->nr, &w_bytes));
   else
-    PC_CHECK(span_bytes(d.n, std::max<int64_t>(1, (d.k - 1) * d.ldk + 1), d.ldn, 4, &w_bytes), PC_ERROR_OVERFLOW, "w is larger than memory");
+    PC_CHECK(plain_bytes(d, &w_bytes), PC_ERROR_OVERFLOW, "w [%lld, %lld] is larger than memory", ll(d.n), ll(d.k));
   if (d.k == 0) w_bytes = 0;
   PC_CHECK((call.x || !x_bytes) && (call.y || !y_bytes) && (call.w || !w_bytes), PC_ERROR_NULL, "x, y or w is NULL");
   PC_CHECK(is_aligned(call.x, 4) && is_aligned(call.y, 4) && is_aligned(call.w, 4) && is_aligned(d.bias, 4), PC_ERROR_ALIGNMENT,
            "x, y, w or bias is not aligned to float");
   PC_CHECK(!overlap(call.y, y_bytes, call.x, x_bytes), PC_ERROR_OVERLAP, "y overlaps x");
-  PC_CHECK(!overlap(call.y, y_bytes, call.w, w_bytes), PC_ERROR_OVERLAP, "y overlaps w");
+  const float* w = call.packed ? call.w - sizeof(F32Header) / sizeof(float) : call.w;  // w_bytes counts the header
+  PC_CHECK(!overlap(call.y, y_bytes, w, w_bytes), PC_ERROR_OVERLAP, "y overlaps w");
   PC_CHECK(!d.bias || !overlap(call.y, y_bytes, d.bias, static_cast<size_t>(d.n) * 4), PC_ERROR_OVERLAP, "y overlaps bias");
   PC_CHECK(workspace, PC_ERROR_NULL, "workspace is NULL");
   PC_CHECK(is_aligned(workspace, kAlignment), PC_ERROR_ALIGNMENT, "workspace is not aligned to %d bytes", PC_ALIGNMENT);
@@ -210,6 +223,28 @@ class Part {
   float* panels_;
 };
 
+// Parts are cut along n alone: each reads its own rows of w.
+void run_few(const Call& call, const Range& n, int64_t row_stride, float* rows) {
+  const pc_gemm_f32_desc& d = call.d;
+  for (int64_t r = 0; d.k > 0 && r < d.m; ++r) std::memcpy(rows + r * row_stride, call.x + r * d.ldx, static_cast<size_t>(d.k) * sizeof(float));
+  F32Few t{};
+  t.x = rows;
+  t.ldx = row_stride;
+  t.ldn = d.ldn;
+  t.k = d.k;
+  t.low = call.low;
+  t.high = call.high;
+  t.ldy = d.ldy;
+  for (int64_t n0 = n.begin; n0 < n.end; n0 += call.few->nr) {
+    t.columns = static_cast<int>(std::min<int64_t>(call.few->nr, n.end - n0));
+    t.w = call.w + n0 * d.ldn;
+    t.bias = d.bias ? d.bias + n0 : nullptr;
+    t.y = call.y + n0;
+    call.few->rows[d.m - 1](t);
+    for (int64_t i = 0; is_curve(d.activation) && i < d.m; ++i) call.quant->activate(d.activation, t.y + i * d.ldy, t.columns);
+  }
+}
+
 }  // namespace
 }  // namespace pc
 
@@ -257,7 +292,8 @@ pc_status pc_gemm_f32_workspace_size(const pc_gemm_f32_desc* desc, int32_t nth, 
   PC_TRY(check_part(0, nth));
   Call call{};
   PC_TRY(check_desc(desc, &call));
-  *workspace_bytes = static_cast<size_t>(nth) * workspace_of(call.d.m, call.d.n, call.d.k, *call.kernel, false).bytes;
+  // Whether w will be packed is not known yet.
+  *workspace_bytes = static_cast<size_t>(nth) * std::max(workspace_of(call.d, *call.kernel, false).bytes, workspace_of(call.d, *call.kernel, true).bytes);
   return PC_OK;
 }
 
@@ -270,11 +306,16 @@ pc_status pc_gemm_f32_run(const pc_gemm_f32_desc* desc, const void* w, size_t by
   PC_TRY(open_weight(w, bytes, &call));
   call.x = x;
   call.y = y;
-  const Workspace layout = workspace_of(call.d.m, call.d.n, call.d.k, *call.kernel, call.packed);
+  const Workspace layout = workspace_of(call.d, *call.kernel, call.packed);
   PC_TRY(check_operands(call, workspace, workspace_bytes, static_cast<size_t>(nth) * layout.bytes));
+  char* mine = static_cast<char*>(workspace) + static_cast<size_t>(ith) * layout.bytes;
+  if (is_few(call.d, call.packed)) {
+    set_last_kernel(call.few->name);
+    run_few(call, part_of(call.d.n, call.few->nr, ith, nth), layout.row_stride, reinterpret_cast<float*>(mine));
+    return PC_OK;
+  }
   set_last_kernel(call.kernel->name);
-  Part(call, layout, static_cast<char*>(workspace) + static_cast<size_t>(ith) * layout.bytes)
-      .run(block_of(call.d.m, call.d.n, call.kernel->mr, call.kernel->nr, ith, nth));
+  Part(call, layout, mine).run(block_of(call.d.m, call.d.n, call.kernel->mr, call.kernel->nr, ith, nth));
   return PC_OK;
 }
 }

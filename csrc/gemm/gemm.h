@@ -65,4 +65,28 @@ struct GemmF32Kernel {
   void (*pack_panel)(const float* w, int64_t ldn, int64_t ldk, int columns, int64_t k, float* panel);
 };
 
+// A few rows of x by one panel of w that is not packed. columns, at least 1, says how many of its nr outputs exist.
+struct F32Few {
+  const float* x;  // rows, ldx elements apart
+  ptrdiff_t ldx;
+  const float* w;  // rows of k values, ldn elements apart
+  ptrdiff_t ldn;
+  int64_t k;
+  const float* bias;  // [columns] or nullptr
+  float low, high;
+  float* y;
+  ptrdiff_t ldy;  // elements
+  int columns;
+};
+
+typedef void (*F32FewFunction)(const F32Few&);
+
+constexpr int kFewRows = 8;
+
+struct GemmF32FewKernel {
+  const char* name;
+  int nr;
+  F32FewFunction rows[kFewRows];  // by rows - 1
+};
+
 }  // namespace pc

@@ -17,6 +17,7 @@ namespace {
 
 constexpr size_t kRowsBytes = 192 * 1024;  // of packed rows in a block: they share L2 with a panel of w
 constexpr int kMaxTilesInBlock = 24;
+constexpr int64_t kRowsAtOnce = 16;  // quantized together: their ranges become scales in one vector, and they are still in the cache
 
 // A part's own workspace: rows of x as the kernel wants them, what goes with each row, and one float32 tile.
 struct Workspace {
@@ -161,6 +162,11 @@ pc_status prepare_panel(const Call& call, int64_t n0, int columns, Panel* panel,
   t->w_sum = call.w.sum + n0;
   t->columns = columns;
   t->scale = w_scale;
+  for (int i = 0; to_q8 && i < columns; ++i) {
+    const float scale = d.x_scale * w_scale[i], mult = is_curve(d.activation) ? scale : scale / d.y_scale;
+    PC_CHECK(std::isfinite(mult), PC_ERROR_VALUE, "x_scale * w_scale[%lld] / y_scale is %g * %g / %g, which is not finite", ll(n0 + i),
+             static_cast<double>(d.x_scale), static_cast<double>(w_scale[i]), static_cast<double>(d.y_scale));
+  }
   if (to_q8 && !is_curve(d.activation)) {
     for (int i = 0; i < nr; ++i) panel->scale[i] = d.x_scale * w_scale[i] / d.y_scale;
     t->scale = panel->scale;
@@ -208,7 +214,7 @@ class Part {
   pc_status run(const Block& block) {
     for (int64_t m0 = block.m.begin; m0 < block.m.end; m0 += layout_.rows) {
       const int64_t rows = std::min(layout_.rows, block.m.end - m0);
-      for (int64_t r = 0; r < rows; ++r) PC_TRY(pack_row(m0 + r, r));
+      for (int64_t r = 0; r < rows; r += kRowsAtOnce) PC_TRY(pack_rows(m0 + r, r, static_cast<int>(std::min(kRowsAtOnce, rows - r))));
       for (int64_t n0 = block.n.begin; n0 < block.n.end; n0 += kernel_.nr) PC_TRY(run_panel(m0, rows, n0, block.n.end));
     }
     return PC_OK;
@@ -217,43 +223,65 @@ class Part {
  private:
   int64_t padded_k() const { return call_.w.steps * kernel_.group; }
 
-  // Row m of x, quantized if it is float32, as row r of the block.
+  // Rows [m, m + count) of x, quantized if they are float32, as rows [r, r + count) of the block.
+  pc_status pack_rows(int64_t m, int64_t r, int count) {
+    if (d_.x_type == PC_F32) return quantize_rows(m, r, count);
+    for (int i = 0; i < count; ++i) PC_TRY(pack_row(m + i, r + i));
+    return PC_OK;
+  }
+
+  char* row(int64_t r) const { return rows_ + static_cast<size_t>(r) * layout_.row_bytes; }
+
   pc_status pack_row(int64_t m, int64_t r) {
-    const char* x = call_.x + m * d_.ldx * static_cast<int64_t>(size_of(d_.x_type));
-    char* row = rows_ + static_cast<size_t>(r) * layout_.row_bytes;
+    const char* x = call_.x + m * d_.ldx;
+    const bool is_signed = d_.x_type == PC_S8;
     x_scale_[r] = d_.x_scale;
     x_zero_point_[r] = d_.x_zero_points ? d_.x_zero_points[m] : d_.x_zero_point;
-    if (d_.x_type == PC_F32) return quantize_row(reinterpret_cast<const float*>(x), m, r, row);
-    const bool is_signed = d_.x_type == PC_S8;
     if (d_.x_zero_points) {
       const Bounds b = bounds_of(d_.x_type);
       PC_CHECK(x_zero_point_[r] >= b.low && x_zero_point_[r] <= b.high, PC_ERROR_VALUE, "x_zero_points[%lld] is %d, wanted %d to %d", ll(m),
                x_zero_point_[r], b.low, b.high);
     }
-    kernel_.pack_row_8(x, is_signed, d_.k, x_zero_point_[r], row, padded_k());
+    kernel_.pack_row_8(x, is_signed, d_.k, x_zero_point_[r], row(r), padded_k());
     if (is_signed) x_zero_point_[r] += 128;
     if (d_.w_zero_points || call_.w.header->w_unsigned) sum_row(x, r, is_signed);
     return PC_OK;
   }
 
-  pc_status quantize_row(const float* x, int64_t m, int64_t r, char* row) {
-    float inverse = call_.inverse_x_scale;
-    if (d_.x_scale == 0.0f) {
-      float low, high;
-      PC_CHECK(quant_.range(x, d_.k, &low, &high), PC_ERROR_NONFINITE, "x holds NaN or infinity in row %lld and can't be quantized", ll(m));
-      PC_CHECK(dynamic_qparams(low, high, true, &x_scale_[r], &x_zero_point_[r]), PC_ERROR_NONFINITE,
-               "x goes from %g to %g in row %lld: the width of that range is not finite", static_cast<double>(low), static_cast<double>(high), ll(m));
-      inverse = 1.0f / x_scale_[r];
+  pc_status quantize_rows(int64_t m, int64_t r, int count) {
+    const float* x = reinterpret_cast<const float*>(call_.x) + m * d_.ldx;
+    const bool dynamic = d_.x_scale == 0.0f;
+    float low[kRowsAtOnce], high[kRowsAtOnce], inverse[kRowsAtOnce];
+    if (dynamic) {
+      for (int i = 0; i < count; ++i)
+        PC_CHECK(quant_.range(x + i * d_.ldx, d_.k, &low[i], &high[i]), PC_ERROR_NONFINITE,
+                 "x holds NaN or infinity in row %lld and can't be quantized", ll(m + i));
+      if (!quant_.row_qparams(low, high, count, x_scale_ + r, x_zero_point_ + r, inverse)) return too_wide(m, low, high);
     }
-    bool ok;
-    if (kernel_.group == 4)
-      ok = quant_.quantize_by_inverse(x, d_.k, inverse, x_zero_point_[r], 0, 255, row);
-    else
-      ok = quant_.quantize_centered(x, d_.k, inverse, x_zero_point_[r], reinterpret_cast<int16_t*>(row));
-    PC_CHECK(ok, PC_ERROR_NONFINITE, "x holds NaN in row %lld and can't be quantized", ll(m));
-    std::memset(row + d_.k * kernel_.value_size, 0, static_cast<size_t>((padded_k() - d_.k) * kernel_.value_size));
-    if (call_.w.header->w_unsigned || d_.w_zero_points) sum_packed_row(row, r);
+    for (int i = 0; i < count; ++i) {
+      if (!dynamic) {
+        x_scale_[r + i] = d_.x_scale;
+        x_zero_point_[r + i] = d_.x_zero_point;
+        inverse[i] = call_.inverse_x_scale;
+      }
+      char* y = row(r + i);
+      const int32_t zero_point = x_zero_point_[r + i];
+      const bool ok = kernel_.group == 4
+                          ? quant_.quantize_row(x + i * d_.ldx, d_.k, inverse[i], zero_point, dynamic, reinterpret_cast<uint8_t*>(y))
+                          : quant_.quantize_row_centered(x + i * d_.ldx, d_.k, inverse[i], zero_point, dynamic, reinterpret_cast<int16_t*>(y));
+      PC_CHECK(ok, PC_ERROR_NONFINITE, "x holds NaN in row %lld and can't be quantized", ll(m + i));
+      std::memset(y + d_.k * kernel_.value_size, 0, static_cast<size_t>((padded_k() - d_.k) * kernel_.value_size));
+      if (call_.w.header->w_unsigned || d_.w_zero_points) sum_packed_row(y, r + i);
+    }
     return PC_OK;
+  }
+
+  // One of the rows from m on has a range whose width is not finite.
+  static pc_status too_wide(int64_t m, const float* low, const float* high) {
+    int i = 0;
+    while (std::isfinite(high[i] - low[i])) ++i;
+    return fail(PC_ERROR_NONFINITE, "x goes from %g to %g in row %lld: the width of that range is not finite", static_cast<double>(low[i]),
+                static_cast<double>(high[i]), ll(m + i));
   }
 
   // Sums of x - zero point over k.
@@ -290,7 +318,7 @@ class Part {
     const S8TileFunction* tiles = d_.y_type == PC_S32 ? kernel_.s32 : to_q8 && !curve ? kernel_.q8 : kernel_.f32;
     bool finite = true;
     for_tiles(rows, kernel_.mr, [&](int64_t r, int count) {
-      t.x = rows_ + static_cast<size_t>(r) * layout_.row_bytes;
+      t.x = row(r);
       t.x_zero_point = x_zero_point_ + r;
       t.x_sum = x_sum_ + r;
       t.x_scale = x_scale_ + r;

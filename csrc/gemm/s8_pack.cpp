@@ -21,22 +21,43 @@ const Kernels* find_reader(int nr, int group) {
   return nullptr;
 }
 
-// One panel: panel[s][i][g] = w[i, s * G + g], and the sums over k. The inner loop runs along whichever side of w is contiguous.
-template <int G>
-void pack_panel(const uint8_t* w, uint8_t flip, int64_t columns, int64_t k, int64_t ldn, int64_t ldk, int nr, int8_t* panel, int32_t* sum) {
+// One panel: panel[s][i][g] = w[i, s * G + g], and the sums over k. Each loop walks along the contiguous side of w and writes a group at a
+// time; kSteps keeps what the first writes in L1.
+template <int G> void pack_panel(const uint8_t* w, uint8_t flip, int64_t columns, int64_t k, int64_t ldn, int64_t ldk, int nr, int8_t* panel, int32_t* sum) {
+  constexpr int64_t kSteps = 128;
+  const int64_t whole = k / G;
   std::memset(panel, 0, static_cast<size_t>(divide_up(k, int64_t{G}) * G * nr));
-  auto place = [=](int64_t i, int64_t j) {
-    const int8_t value = static_cast<int8_t>(w[i * ldn + j * ldk] ^ flip);
-    panel[(j / G * nr + i) * G + j % G] = value;
-    sum[i] += value;
+  const auto group = [=](int64_t s, int64_t i) { return panel + (s * nr + i) * G; };
+  const auto value = [=](int64_t i, int64_t j) { return static_cast<int8_t>(w[i * ldn + j * ldk] ^ flip); };
+  const auto place = [&](int64_t s, int64_t i) {
+    int8_t bytes[G];
+    int32_t total = 0;
+    for (int g = 0; g < G; ++g) total += bytes[g] = value(i, s * G + g);
+    std::memcpy(group(s, i), bytes, G);
+    sum[i] += total;
   };
-  if (ldn == 1) {
-    for (int64_t j = 0; j < k; ++j)
-      for (int64_t i = 0; i < columns; ++i) place(i, j);
+  if (ldk == 1) {
+    for (int64_t s0 = 0; s0 < whole; s0 += kSteps)
+      for (int64_t i = 0; i < columns; ++i) {
+        const uint8_t* row = w + i * ldn;
+        for (int64_t s = s0; s < std::min(s0 + kSteps, whole); ++s) {
+          int8_t bytes[G];
+          for (int g = 0; g < G; ++g) bytes[g] = static_cast<int8_t>(row[s * G + g] ^ flip);
+          std::memcpy(group(s, i), bytes, G);
+        }
+        int32_t total = 0;
+        for (int64_t j = s0 * G; j < std::min(s0 + kSteps, whole) * G; ++j) total += static_cast<int8_t>(row[j] ^ flip);
+        sum[i] += total;
+      }
   } else {
-    for (int64_t i = 0; i < columns; ++i)
-      for (int64_t j = 0; j < k; ++j) place(i, j);
+    for (int64_t s = 0; s < whole; ++s)
+      for (int64_t i = 0; i < columns; ++i) place(s, i);
   }
+  for (int64_t i = 0; i < columns; ++i)
+    for (int64_t j = whole * G; j < k; ++j) {
+      group(whole, i)[j - whole * G] = value(i, j);
+      sum[i] += value(i, j);
+    }
 }
 
 }  // namespace

@@ -74,6 +74,8 @@ struct Int8Packed {
   AlignedMemory memory;
   int64_t n, k;
   const char* kernel;
+  const void* source;  // the bytes that it was packed from, which its owner keeps: no result may go there
+  size_t source_bytes;
 };
 
 // Work below this many multiply-accumulates for a thread costs more to hand over than it gains.
@@ -183,7 +185,7 @@ void quantize_rows(const py::array& x, const py::array& out, const py::array& sc
 std::unique_ptr<Int8Packed> pack_int8(const py::array& q, const py::array& scale) {
   size_t bytes;
   check(pc_gemm_s8_pack_size(q.shape(0), q.shape(1), &bytes));
-  std::unique_ptr<Int8Packed> packed(new Int8Packed{AlignedMemory(bytes), q.shape(0), q.shape(1), ""});
+  std::unique_ptr<Int8Packed> packed(new Int8Packed{AlignedMemory(bytes), q.shape(0), q.shape(1), "", q.data(), static_cast<size_t>(q.nbytes())});
   {
     const pc_type type = type_of(q);
     py::gil_scoped_release release;
@@ -243,16 +245,31 @@ void linear_f32(const py::array& x, py::array w, const std::optional<py::array>&
 
 // ---- the fast path of linear
 
-// An exact ndarray of native float32, C-contiguous and aligned; else nullptr.
+struct Plain {
+  const py::detail::PyArray_Proxy* array = nullptr;  // nullptr when it is not plain
+  pc_type type = 0;
+};
+
+// An exact ndarray of native float32, uint8 or int8, C-contiguous and aligned.
+Plain plain(py::handle h) {
+  using namespace py::detail;
+  static const auto& api = npy_api::get();
+  constexpr int wanted = npy_api::NPY_ARRAY_C_CONTIGUOUS_ | npy_api::NPY_ARRAY_ALIGNED_;
+  if (reinterpret_cast<PyObject*>(Py_TYPE(h.ptr())) != reinterpret_cast<PyObject*>(api.PyArray_Type_)) return {};
+  const auto* a = array_proxy(h.ptr());
+  const auto* descr = array_descriptor_proxy(a->descr);
+  if ((a->flags & wanted) != wanted || descr->byteorder == '>' || descr->byteorder == '<') return {};
+  switch (descr->type_num) {
+    case npy_api::NPY_FLOAT_: return {a, PC_F32};
+    case npy_api::NPY_UBYTE_: return {a, PC_U8};
+    case npy_api::NPY_BYTE_: return {a, PC_S8};
+    default: return {};
+  }
+}
+
 const py::detail::PyArray_Proxy* plain_float32(py::handle h) {
-  static const auto& api = py::detail::npy_api::get();
-  constexpr int wanted = py::detail::npy_api::NPY_ARRAY_C_CONTIGUOUS_ | py::detail::npy_api::NPY_ARRAY_ALIGNED_;
-  if (reinterpret_cast<PyObject*>(Py_TYPE(h.ptr())) != reinterpret_cast<PyObject*>(api.PyArray_Type_)) return nullptr;
-  const auto* a = py::detail::array_proxy(h.ptr());
-  const auto* descr = py::detail::array_descriptor_proxy(a->descr);
-  const bool ok = (a->flags & wanted) == wanted && descr->type_num == py::detail::npy_api::NPY_FLOAT_ && descr->byteorder != '>' &&
-                  descr->byteorder != '<';
-  return ok ? a : nullptr;
+  const Plain p = plain(h);
+  return p.type == PC_F32 ? p.array : nullptr;
 }
 
 int64_t size_of(const py::detail::PyArray_Proxy* a) {
@@ -261,8 +278,25 @@ int64_t size_of(const py::detail::PyArray_Proxy* a) {
   return size;
 }
 
-bool overlap(const py::detail::PyArray_Proxy* a, const py::detail::PyArray_Proxy* b) {
-  return pc::overlap(a->data, static_cast<size_t>(size_of(a)) * 4, b->data, static_cast<size_t>(size_of(b)) * 4);
+bool overlap(const Plain& a, const py::detail::PyArray_Proxy* b, pc_type b_type) {
+  const auto bytes = [](const py::detail::PyArray_Proxy* p, pc_type type) { return static_cast<size_t>(size_of(p)) * (type == PC_F32 ? 4 : 1); };
+  return pc::overlap(a.array->data, bytes(a.array, a.type), b->data, bytes(b, b_type));
+}
+
+// A QParams, or a tuple (float, int), that fits `type`; false for anything else.
+bool plain_qparams(py::handle h, pc_type type, float* scale, int32_t* zero_point) {
+  if (!PyTuple_Check(h.ptr()) || PyTuple_GET_SIZE(h.ptr()) != 2) return false;
+  PyObject* s = PyTuple_GET_ITEM(h.ptr(), 0);
+  PyObject* z = PyTuple_GET_ITEM(h.ptr(), 1);
+  if (!PyFloat_CheckExact(s) || !PyLong_CheckExact(z)) return false;
+  int overflow;
+  const long value = PyLong_AsLongAndOverflow(z, &overflow);
+  const double exact = PyFloat_AS_DOUBLE(s);
+  if (overflow != 0 || value < (type == PC_S8 ? -128 : 0) || value > (type == PC_S8 ? 127 : 255)) return false;
+  if (!(exact > 0 && exact <= static_cast<double>(std::numeric_limits<float>::max()))) return false;
+  *scale = static_cast<float>(exact);
+  *zero_point = static_cast<int32_t>(value);
+  return *scale > 0;
 }
 
 // None, or one of the names; false for anything else.
@@ -294,8 +328,8 @@ bool named_activation(py::handle h, pc_activation* activation, float* low, float
 py::object linear_fast(py::handle x, py::handle weight, py::handle bias, py::handle activation, py::handle x_qparams, py::handle y_qparams,
                        py::handle out, py::handle num_threads) {
   const py::object no = py::reinterpret_borrow<py::object>(Py_NotImplemented);
-  if (!x_qparams.is_none() || !y_qparams.is_none()) return no;
-  const auto* xa = plain_float32(x);
+  const Plain xp = plain(x);
+  const auto* xa = xp.array;
   if (!xa || xa->nd < 1) return no;
   const auto* wa = plain_float32(weight);
   const Int8Packed* packed = nullptr;
@@ -308,6 +342,12 @@ py::object linear_fast(py::handle x, py::handle weight, py::handle bias, py::han
   const int64_t n = wa ? wa->dimensions[0] : packed->n, k = wa ? wa->dimensions[1] : packed->k;
   if (k == 0 || xa->dimensions[xa->nd - 1] != k) return no;
   const int64_t m = size_of(xa) / k;
+  float x_scale = 0, y_scale = 0;
+  int32_t x_zero_point = 0, y_zero_point = 0;
+  if (wa ? xp.type != PC_F32 || !x_qparams.is_none() : xp.type != PC_F32 && x_qparams.is_none()) return no;
+  if (!x_qparams.is_none() && !plain_qparams(x_qparams, xp.type, &x_scale, &x_zero_point)) return no;
+  if (!y_qparams.is_none() && (xp.type == PC_F32 || !plain_qparams(y_qparams, xp.type, &y_scale, &y_zero_point))) return no;
+  const pc_type y_type = y_qparams.is_none() ? PC_F32 : xp.type;
 
   const float* bias_data = nullptr;
   const py::detail::PyArray_Proxy* ba = nullptr;
@@ -334,17 +374,18 @@ py::object linear_fast(py::handle x, py::handle weight, py::handle bias, py::han
   if (out.is_none()) {
     std::vector<py::ssize_t> shape(xa->dimensions, xa->dimensions + xa->nd);
     shape.back() = n;
-    result = py::array_t<float>(shape);
+    result = y_type == PC_F32 ? py::array(py::array_t<float>(shape)) : y_type == PC_U8 ? py::array(py::array_t<uint8_t>(shape)) : py::array_t<int8_t>(shape);
   } else {
-    const auto* oa = plain_float32(out);
-    if (!oa || !(oa->flags & py::detail::npy_api::NPY_ARRAY_WRITEABLE_) || oa->nd != xa->nd || oa->dimensions[oa->nd - 1] != n) return no;
+    const Plain op = plain(out);
+    const auto* oa = op.array;
+    if (!oa || op.type != y_type || !(oa->flags & py::detail::npy_api::NPY_ARRAY_WRITEABLE_) || oa->nd != xa->nd || oa->dimensions[oa->nd - 1] != n) return no;
     for (int i = 0; i + 1 < xa->nd; ++i)
       if (oa->dimensions[i] != xa->dimensions[i]) return no;
-    if (overlap(oa, xa) || (wa && overlap(oa, wa)) || (ba && overlap(oa, ba))) return no;
+    if (packed && pc::overlap(oa->data, static_cast<size_t>(size_of(oa)) * (op.type == PC_F32 ? 4 : 1), packed->source, packed->source_bytes)) return no;
+    if (overlap(op, xa, xp.type) || (wa && overlap(op, wa, PC_F32)) || (ba && overlap(op, ba, PC_F32))) return no;
     result = py::reinterpret_borrow<py::object>(out);
   }
-  float* y = reinterpret_cast<float*>(py::detail::array_proxy(result.ptr())->data);
-  const float* x_data = reinterpret_cast<const float*>(xa->data);
+  void* y = py::detail::array_proxy(result.ptr())->data;
   if (wa) {
     pc_gemm_f32_desc d{};
     d.size = sizeof d;
@@ -355,14 +396,18 @@ py::object linear_fast(py::handle x, py::handle weight, py::handle bias, py::han
     d.activation = code;
     d.low = low;
     d.high = high;
-    run_f32(d, reinterpret_cast<const float*>(wa->data), x_data, y, threads);
+    run_f32(d, reinterpret_cast<const float*>(wa->data), reinterpret_cast<const float*>(xa->data), static_cast<float*>(y), threads);
   } else {
-    pc_gemm_s8_desc d = s8_desc(m, *packed, PC_F32, PC_F32);
+    pc_gemm_s8_desc d = s8_desc(m, *packed, xp.type, y_type);
+    d.x_scale = x_scale;
+    d.x_zero_point = x_zero_point;
+    d.y_scale = y_scale;
+    d.y_zero_point = y_zero_point;
     d.bias = bias_data;
     d.activation = code;
     d.low = low;
     d.high = high;
-    run_s8(d, *packed, x_data, y, threads);
+    run_s8(d, *packed, xa->data, y, threads);
   }
   return result;
 }

@@ -8,22 +8,6 @@
 #include "quant/quant.h"
 
 namespace pc {
-
-bool dynamic_qparams(float low, float high, bool by_inverse, float* scale, int32_t* zero_point) {
-  const float width = high - low;
-  if (!std::isfinite(width)) return false;
-  *scale = width / 255.0f;
-  const bool usable = by_inverse ? std::isfinite(1.0f / *scale) : *scale > 0.0f;
-  if (!usable) {
-    *scale = 1.0f / 255.0f;
-    *zero_point = 0;
-    return true;
-  }
-  const float exact = std::clamp(0.0f - low / *scale, 0.0f, 255.0f);
-  *zero_point = static_cast<int32_t>(std::lrintf(exact));
-  return true;
-}
-
 namespace {
 
 struct Limits {
@@ -148,8 +132,15 @@ pc_status pc_dynamic_qparams(const float* range, int32_t nth, float* scale, int3
     low = std::min(low, range[2 * i]);
     high = std::max(high, range[2 * i + 1]);
   }
-  PC_CHECK(dynamic_qparams(low, high, false, scale, zero_point), PC_ERROR_VALUE, "x goes from %g to %g: the width of that range is not finite",
-           static_cast<double>(low), static_cast<double>(high));
+  const float width = high - low;
+  PC_CHECK(std::isfinite(width), PC_ERROR_VALUE, "x goes from %g to %g: the width of that range is not finite", static_cast<double>(low),
+           static_cast<double>(high));
+  *scale = width / 255.0f;
+  *zero_point = 0;
+  if (*scale == 0)
+    *scale = 1.0f / 255.0f;
+  else
+    *zero_point = static_cast<int32_t>(std::lrintf(std::clamp(0.0f - low / *scale, 0.0f, 255.0f)));
   return PC_OK;
 }
 
@@ -175,11 +166,11 @@ pc_status pc_quantize_rows_run(const float* x, int64_t m, int64_t k, int64_t ldx
   set_last_kernel(kernel.name);
   const Range part = part_of(m, 1, ith, nth);
   for (int64_t r = part.begin; r < part.end; ++r) {
-    float low, high;
+    float low, high, inverse;
     PC_CHECK(kernel.range(x + r * ldx, k, &low, &high), PC_ERROR_NONFINITE, "x holds NaN or infinity in row %lld and can't be quantized", ll(r));
-    PC_CHECK(dynamic_qparams(low, high, true, &scale[r], &zero_point[r]), PC_ERROR_NONFINITE,
+    PC_CHECK(kernel.row_qparams(&low, &high, 1, &scale[r], &zero_point[r], &inverse), PC_ERROR_NONFINITE,
              "x goes from %g to %g in row %lld: the width of that range is not finite", static_cast<double>(low), static_cast<double>(high), ll(r));
-    kernel.quantize_by_inverse(x + r * ldx, k, 1.0f / scale[r], zero_point[r], 0, 255, y + r * ldy);
+    kernel.quantize_row(x + r * ldx, k, inverse, zero_point[r], true, y + r * ldy);
   }
   return PC_OK;
 }

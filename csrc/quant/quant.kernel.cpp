@@ -1,6 +1,7 @@
 // Quantization over simd/: one value a lane, no state between vectors, bound by memory (and by the divider where the definition divides).
-// Values are clamped in float32 before they become integers, so that no conversion overflows. NaN is noticed by a sum of x - x, which is 0 for
-// every finite x: one subtraction and one addition a vector.
+// Where x may be anything, values are clamped in float32 before they become integers, so that no conversion overflows. Rows that are quantized by
+// their own range need no such care: 4 vectors are packed into bytes by saturating instructions, which do the clipping. NaN and infinities are
+// noticed by a sum of x * 0, which is 0 for every finite x: one multiply-add a vector.
 #include "quant/quant.h"
 
 #include "pycompress.h"
@@ -11,7 +12,8 @@ namespace PC_NS {
 namespace {
 
 bool range(const float* x, int64_t count, float* low, float* high) {
-  vf lo0 = vf_zero(), lo1 = vf_zero(), hi0 = vf_zero(), hi1 = vf_zero(), bad0 = vf_zero(), bad1 = vf_zero();
+  const vf zero = vf_zero();
+  vf lo0 = zero, lo1 = zero, hi0 = zero, hi1 = zero, bad0 = zero, bad1 = zero;
   int64_t i = 0;
   for (; i + 2 * VL <= count; i += 2 * VL) {
     const vf a = vf_load(x + i), b = vf_load(x + i + VL);
@@ -19,18 +21,18 @@ bool range(const float* x, int64_t count, float* low, float* high) {
     lo1 = vf_min(b, lo1);
     hi0 = vf_max(a, hi0);
     hi1 = vf_max(b, hi1);
-    bad0 = vf_add(bad0, vf_sub(a, a));
-    bad1 = vf_add(bad1, vf_sub(b, b));
+    bad0 = vf_muladd(a, zero, bad0);
+    bad1 = vf_muladd(b, zero, bad1);
   }
   for (; i < count; i += VL) {
     const vf a = vf_loadn(x + i, count - i < VL ? (int)(count - i) : VL);
     lo0 = vf_min(a, lo0);
     hi0 = vf_max(a, hi0);
-    bad0 = vf_add(bad0, vf_sub(a, a));
+    bad0 = vf_muladd(a, zero, bad0);
   }
   *low = vf_reduce_min(vf_min(lo0, lo1));
   *high = vf_reduce_max(vf_max(hi0, hi1));
-  return vf_reduce_add(vf_add(bad0, bad1)) == 0.0f;
+  return !vf_any_nan(vf_add(bad0, bad1));
 }
 
 // Calls step(i, n) for full vectors (n == VL) and once for the rest.
@@ -40,47 +42,74 @@ template <class Step> PC_INLINE void for_vectors(int64_t count, Step step) {
   if (i < count) step(i, (int)(count - i));
 }
 
-template <bool Divide> PC_INLINE vi quantized(vf x, vf factor, vf low, vf high, vi zero_point) {
-  const vf scaled = Divide ? vf_div(x, factor) : vf_mul(x, factor);
-  return vi_add(vi_from_vf(vf_min(vf_max(scaled, low), high)), zero_point);
-}
+PC_INLINE vi clipped(vf scaled, vf low, vf high, vi zero_point) { return vi_add(vi_from_vf(vf_min(vf_max(scaled, low), high)), zero_point); }
 
-// 0 in every lane whose x is not NaN: infinities are clamped first, because inf - inf is NaN.
-PC_INLINE vf not_nan(vf x) {
-  const vf clamped = vf_max(vf_set1(-1.0f), vf_min(vf_set1(1.0f), x));
-  return vf_sub(clamped, clamped);
-}
-
-template <bool Divide> bool quantize_to_8(const float* x, int64_t count, float factor, int32_t zero_point, int32_t low, int32_t high, void* y) {
-  const vf f = vf_set1(factor), lo = vf_set1((float)(low - zero_point)), hi = vf_set1((float)(high - zero_point));
+bool quantize(const float* x, int64_t count, float scale, int32_t zero_point, int32_t low, int32_t high, void* y) {
+  const vf s = vf_set1(scale), lo = vf_set1((float)(low - zero_point)), hi = vf_set1((float)(high - zero_point));
   const vi z = vi_set1(zero_point);
   uint8_t* out = (uint8_t*)y;
-  vf bad = vf_zero();
+  bool bad = false;
   for_vectors(count, [&](int64_t i, int n) __attribute__((always_inline)) {
     const vf v = n == VL ? vf_load(x + i) : vf_loadn(x + i, n);
-    bad = vf_add(bad, not_nan(v));
-    const vi q = quantized<Divide>(v, f, lo, hi, z);
+    bad |= vf_any_nan(v);
+    const vi q = clipped(vf_div(v, s), lo, hi, z);
     if (n == VL)
       vi_store_8(out + i, q);
     else
       vi_store_8n(out + i, q, n);
   });
-  return vf_reduce_add(bad) == 0.0f;
+  return !bad;
 }
 
-bool quantize_centered(const float* x, int64_t count, float inverse_scale, int32_t zero_point, int16_t* y) {
-  const vf f = vf_set1(inverse_scale), lo = vf_set1((float)-zero_point), hi = vf_set1((float)(255 - zero_point));
-  vf bad = vf_zero();
+bool row_qparams(const float* low, const float* high, int64_t count, float* scale, int32_t* zero_point, float* inverse_scale) {
+  const vf one = vf_set1(1.0f), levels = vf_set1(255.0f), infinity = vf_set1(__builtin_inff()), least = vf_div(one, levels);
+  bool bad = false;
   for_vectors(count, [&](int64_t i, int n) __attribute__((always_inline)) {
-    const vf v = n == VL ? vf_load(x + i) : vf_loadn(x + i, n);
-    bad = vf_add(bad, not_nan(v));
-    const vi q = quantized<false>(v, f, lo, hi, vi_zero());
-    if (n == VL)
-      vi_store_16(y + i, q);
-    else
-      vi_store_16n(y + i, q, n);
+    const vf lo = vf_loadn(low + i, n), width = vf_sub(vf_loadn(high + i, n), lo), s = vf_div(width, levels);
+    bad |= vf_any_nan(vf_sub(width, width));
+    // A scale without a finite inverse makes the row count as zero; then lo / least rounds to the zero point 0 by itself.
+    const vf used = vf_select_lt(vf_div(one, s), infinity, s, least);
+    const vf z = vf_min(vf_max(vf_sub(vf_zero(), vf_div(lo, used)), vf_zero()), levels);
+    vf_storen(scale + i, used, n);
+    vi_storen(zero_point + i, vi_from_vf(z), n);
+    vf_storen(inverse_scale + i, vf_div(one, used), n);
   });
-  return vf_reduce_add(bad) == 0.0f;
+  return !bad;
+}
+
+bool quantize_row(const float* x, int64_t count, float inverse_scale, int32_t zero_point, bool finite, uint8_t* y) {
+  const vf f = vf_set1(inverse_scale);
+  const vi z = vi_set1(zero_point);
+  int64_t i = 0;
+  for (; finite && i + 4 * VL <= count; i += 4 * VL) {
+    vi q[4];
+    PC_UNROLL for (int j = 0; j < 4; ++j) q[j] = vi_add(vi_from_vf(vf_mul(vf_load(x + i + j * VL), f)), z);
+    vi_store_u8x4(y + i, q);
+  }
+  const vf lo = vf_set1((float)-zero_point), hi = vf_set1((float)(255 - zero_point));
+  bool bad = false;
+  for (; i < count; i += VL) {
+    const int n = count - i < VL ? (int)(count - i) : VL;
+    const vf v = vf_loadn(x + i, n);
+    bad |= vf_any_nan(v);
+    vi_store_8n(y + i, clipped(vf_mul(v, f), lo, hi, z), n);
+  }
+  return !bad;
+}
+
+bool quantize_row_centered(const float* x, int64_t count, float inverse_scale, int32_t zero_point, bool finite, int16_t* y) {
+  const vf f = vf_set1(inverse_scale), lo = vf_set1((float)-zero_point), hi = vf_set1((float)(255 - zero_point));
+  int64_t i = 0;
+  for (; finite && i + 2 * VL <= count; i += 2 * VL)
+    vi_store_16x2(y + i, clipped(vf_mul(vf_load(x + i), f), lo, hi, vi_zero()), clipped(vf_mul(vf_load(x + i + VL), f), lo, hi, vi_zero()));
+  bool bad = false;
+  for (; i < count; i += VL) {
+    const int n = count - i < VL ? (int)(count - i) : VL;
+    const vf v = vf_loadn(x + i, n);
+    bad |= vf_any_nan(v);
+    vi_store_16n(y + i, clipped(vf_mul(v, f), lo, hi, vi_zero()), n);
+  }
+  return !bad;
 }
 
 PC_INLINE vi load_int(const uint8_t* p) { return vi_load_u8(p); }
@@ -156,8 +185,8 @@ void activate(int32_t activation, float* x, int64_t count) {
 
 extern const QuantKernel quant;
 const QuantKernel quant = {
-    "quant/" PC_ISA_NAME, range,           quantize_to_8<true>,  quantize_to_8<false>, quantize_centered,
-    dequantize<uint8_t>,  dequantize<int8_t>, dequantize<int32_t>, activate,
+    "quant/" PC_ISA_NAME, range, quantize, row_qparams, quantize_row, quantize_row_centered, dequantize<uint8_t>, dequantize<int8_t>, dequantize<int32_t>,
+    activate,
 };
 
 }  // namespace PC_NS

@@ -62,11 +62,7 @@ PC_INLINE float vf_reduce_max(vf a) {
   const __m128 c = _mm_max_ps(b, _mm_movehl_ps(b, b));
   return _mm_cvtss_f32(_mm_max_ss(c, _mm_shuffle_ps(c, c, 1)));
 }
-PC_INLINE float vf_reduce_add(vf a) {
-  const __m128 b = _mm_add_ps(_mm256_castps256_ps128(a), _mm256_extractf128_ps(a, 1));
-  const __m128 c = _mm_add_ps(b, _mm_movehl_ps(b, b));
-  return _mm_cvtss_f32(_mm_add_ss(c, _mm_shuffle_ps(c, c, 1)));
-}
+PC_INLINE bool vf_any_nan(vf a) { return _mm256_movemask_ps(_mm256_cmp_ps(a, a, _CMP_UNORD_Q)) != 0; }
 
 PC_INLINE vi vi_zero() { return _mm256_setzero_si256(); }
 PC_INLINE vi vi_set1(int32_t x) { return _mm256_set1_epi32(x); }
@@ -108,7 +104,14 @@ PC_INLINE void vi_store_8n(void* p, vi x, int n) {
   const uint64_t b = (uint64_t)_mm_cvtsi128_si64(bytes(x));
   memcpy(p, &b, (size_t)n);
 }
-PC_INLINE void vi_store_16(int16_t* p, vi x) { _mm_storeu_si128((__m128i*)p, words(x)); }
+PC_INLINE void vi_store_u8x4(uint8_t* p, const vi (&q)[4]) {
+  const __m256i w = _mm256_packus_epi16(_mm256_packs_epi32(q[0], q[1]), _mm256_packs_epi32(q[2], q[3]));
+  // Packing works within halves: their groups of 4 bytes are now 0 2 4 6 and 1 3 5 7.
+  _mm256_storeu_si256((__m256i*)p, _mm256_permutevar8x32_epi32(w, _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7)));
+}
+PC_INLINE void vi_store_16x2(int16_t* p, vi a, vi b) {
+  _mm256_storeu_si256((__m256i*)p, _mm256_permute4x64_epi64(_mm256_packs_epi32(a, b), 0xd8));
+}
 PC_INLINE void vi_store_16n(int16_t* p, vi x, int n) {
   int16_t w[8];
   _mm_storeu_si128((__m128i*)w, words(x));
@@ -135,9 +138,8 @@ PC_INLINE vi vi_dot4(vi c, vi a, vi b) { return _mm256_dpbusd_avx_epi32(c, a, b)
 #endif
 #endif
 
-PC_INLINE void vf_transpose(const float* src, int64_t lds, float* dst, int64_t ld) {
-  __m256 r[8], s[8];
-  PC_UNROLL for (int i = 0; i < 8; ++i) r[i] = _mm256_loadu_ps(src + i * lds);
+PC_INLINE void vf_transpose(vf (&r)[8]) {
+  __m256 s[8];
   PC_UNROLL for (int i = 0; i < 8; i += 2) {
     s[i] = _mm256_unpacklo_ps(r[i], r[i + 1]);
     s[i + 1] = _mm256_unpackhi_ps(r[i], r[i + 1]);
@@ -149,8 +151,9 @@ PC_INLINE void vf_transpose(const float* src, int64_t lds, float* dst, int64_t l
     r[i + 3] = _mm256_shuffle_ps(s[i + 1], s[i + 3], 0xee);
   }
   PC_UNROLL for (int i = 0; i < 4; ++i) {
-    _mm256_storeu_ps(dst + i * ld, _mm256_permute2f128_ps(r[i], r[i + 4], 0x20));
-    _mm256_storeu_ps(dst + (i + 4) * ld, _mm256_permute2f128_ps(r[i], r[i + 4], 0x31));
+    const __m256 low = _mm256_permute2f128_ps(r[i], r[i + 4], 0x20);
+    r[i + 4] = _mm256_permute2f128_ps(r[i], r[i + 4], 0x31);
+    r[i] = low;
   }
 }
 

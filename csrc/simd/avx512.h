@@ -82,12 +82,7 @@ PC_INLINE float vf_reduce_max(vf a) {
   const __m128 c = _mm_max_ps(b, _mm_movehl_ps(b, b));
   return _mm_cvtss_f32(_mm_max_ss(c, _mm_shuffle_ps(c, c, 1)));
 }
-PC_INLINE float vf_reduce_add(vf a) {
-  const __m256 h = _mm256_add_ps(_mm512_castps512_ps256(a), upper_half(a));
-  const __m128 b = _mm_add_ps(_mm256_castps256_ps128(h), _mm256_extractf128_ps(h, 1));
-  const __m128 c = _mm_add_ps(b, _mm_movehl_ps(b, b));
-  return _mm_cvtss_f32(_mm_add_ss(c, _mm_shuffle_ps(c, c, 1)));
-}
+PC_INLINE bool vf_any_nan(vf a) { return _mm512_cmp_ps_mask(a, a, _CMP_UNORD_Q) != 0; }
 
 PC_INLINE vi vi_zero() { return _mm512_setzero_si512(); }
 PC_INLINE vi vi_set1(int32_t x) { return _mm512_set1_epi32(x); }
@@ -116,7 +111,7 @@ PC_INLINE vi vi_add_saturate(vi a, vi b) {
   const __m512i sum = _mm512_add_epi32(a, b);
   const __m512i over = _mm512_andnot_si512(_mm512_xor_si512(a, b), _mm512_xor_si512(a, sum));
   const __m512i limit = _mm512_xor_si512(_mm512_srai_epi32(a, 31), _mm512_set1_epi32(INT32_MAX));
-  return _mm512_mask_blend_epi32(_mm512_cmplt_epi32_mask(over, _mm512_setzero_si512()), sum, limit);
+  return _mm512_mask_blend_epi32(_mm512_cmpgt_epi32_mask(_mm512_setzero_si512(), over), sum, limit);
 }
 PC_INLINE vi vi_max(vi a, vi b) { return _mm512_max_epi32(a, b); }
 PC_INLINE vi vi_min(vi a, vi b) { return _mm512_min_epi32(a, b); }
@@ -124,25 +119,41 @@ PC_INLINE vi vi_from_vf(vf x) { return _mm512_cvtps_epi32(x); }
 PC_INLINE vf vf_from_vi(vi x) { return _mm512_cvtepi32_ps(x); }
 PC_INLINE vf vf_pow2(vi n) { return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_add_epi32(n, _mm512_set1_epi32(127)), 23)); }
 
+#if defined(PC_SIMDE)
+// What SIMDe lacks: vpmovzxbd, vpmovsxbd, vpmovdb and vpmovdw of whole vectors.
+template <class T> PC_INLINE vi widen(const T* p) {
+  int32_t x[16];
+  for (int i = 0; i < 16; ++i) x[i] = p[i];
+  return _mm512_loadu_si512(x);
+}
+template <class T> PC_INLINE void narrow(T* p, vi v, int n) {
+  int32_t x[16];
+  _mm512_storeu_si512(x, v);
+  for (int i = 0; i < n; ++i) p[i] = (T)x[i];
+}
+PC_INLINE vi vi_load_u8(const uint8_t* p) { return widen(p); }
+PC_INLINE vi vi_load_s8(const int8_t* p) { return widen(p); }
+PC_INLINE void vi_store_8(void* p, vi x) { narrow((uint8_t*)p, x, 16); }
+PC_INLINE void vi_store_8n(void* p, vi x, int n) { narrow((uint8_t*)p, x, n); }
+PC_INLINE void vi_store_16n(int16_t* p, vi x, int n) { narrow(p, x, n); }
+#else
 PC_INLINE vi vi_load_u8(const uint8_t* p) { return _mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i*)p)); }
 PC_INLINE vi vi_load_s8(const int8_t* p) { return _mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i*)p)); }
 PC_INLINE void vi_store_8(void* p, vi x) { _mm_storeu_si128((__m128i*)p, _mm512_cvtepi32_epi8(x)); }
-PC_INLINE void vi_store_16(int16_t* p, vi x) { _mm256_storeu_si256((__m256i*)p, _mm512_cvtepi32_epi16(x)); }
-#if defined(PC_SIMDE)
-PC_INLINE void vi_store_8n(void* p, vi v, int n) {
-  int8_t x[16];
-  _mm_storeu_si128((__m128i*)x, _mm512_cvtepi32_epi8(v));
-  memcpy(p, x, (size_t)n);
-}
-PC_INLINE void vi_store_16n(int16_t* p, vi v, int n) {
-  int16_t x[16];
-  _mm256_storeu_si256((__m256i*)x, _mm512_cvtepi32_epi16(v));
-  memcpy(p, x, 2 * (size_t)n);
-}
-#else
 PC_INLINE void vi_store_8n(void* p, vi x, int n) { _mm512_mask_cvtepi32_storeu_epi8(p, lanes(n), x); }
 PC_INLINE void vi_store_16n(int16_t* p, vi x, int n) { _mm512_mask_cvtepi32_storeu_epi16(p, lanes(n), x); }
 #endif
+
+PC_INLINE void vi_store_u8x4(uint8_t* p, const vi (&q)[4]) {
+  const __m512i w = _mm512_packus_epi16(_mm512_packs_epi32(q[0], q[1]), _mm512_packs_epi32(q[2], q[3]));
+  // Packing works within quarters: group i of 4 bytes belongs to vector i % 4, quarter i / 4.
+  const __m512i order = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
+  _mm512_storeu_si512((void*)p, _mm512_permutexvar_epi32(order, w));
+}
+PC_INLINE void vi_store_16x2(int16_t* p, vi a, vi b) {
+  const __m512i order = _mm512_setr_epi64(0, 2, 4, 6, 1, 3, 5, 7);
+  _mm512_storeu_si512((void*)p, _mm512_permutexvar_epi64(order, _mm512_packs_epi32(a, b)));
+}
 
 PC_INLINE vi vi_broadcast_quad(const uint8_t* p) {
   int32_t x;
@@ -151,9 +162,8 @@ PC_INLINE vi vi_broadcast_quad(const uint8_t* p) {
 }
 PC_INLINE vi vi_dot4(vi c, vi a, vi b) { return _mm512_dpbusd_epi32(c, a, b); }
 
-PC_INLINE void vf_transpose(const float* src, int64_t lds, float* dst, int64_t ld) {
-  __m512 r[16], s[16];
-  PC_UNROLL for (int i = 0; i < 16; ++i) r[i] = _mm512_loadu_ps(src + i * lds);
+PC_INLINE void vf_transpose(vf (&r)[16]) {
+  __m512 s[16];
   PC_UNROLL for (int i = 0; i < 16; i += 2) {
     s[i] = _mm512_unpacklo_ps(r[i], r[i + 1]);
     s[i + 1] = _mm512_unpackhi_ps(r[i], r[i + 1]);
@@ -168,10 +178,10 @@ PC_INLINE void vf_transpose(const float* src, int64_t lds, float* dst, int64_t l
   PC_UNROLL for (int j = 0; j < 4; ++j) {
     const __m512 a = _mm512_shuffle_f32x4(r[j], r[4 + j], 0x88), b = _mm512_shuffle_f32x4(r[j], r[4 + j], 0xdd);
     const __m512 c = _mm512_shuffle_f32x4(r[8 + j], r[12 + j], 0x88), d = _mm512_shuffle_f32x4(r[8 + j], r[12 + j], 0xdd);
-    _mm512_storeu_ps(dst + j * ld, _mm512_shuffle_f32x4(a, c, 0x88));
-    _mm512_storeu_ps(dst + (4 + j) * ld, _mm512_shuffle_f32x4(b, d, 0x88));
-    _mm512_storeu_ps(dst + (8 + j) * ld, _mm512_shuffle_f32x4(a, c, 0xdd));
-    _mm512_storeu_ps(dst + (12 + j) * ld, _mm512_shuffle_f32x4(b, d, 0xdd));
+    r[j] = _mm512_shuffle_f32x4(a, c, 0x88);
+    r[4 + j] = _mm512_shuffle_f32x4(b, d, 0x88);
+    r[8 + j] = _mm512_shuffle_f32x4(a, c, 0xdd);
+    r[12 + j] = _mm512_shuffle_f32x4(b, d, 0xdd);
   }
 }
 

@@ -39,9 +39,9 @@ PC_INLINE vf vf_max(vf a, vf b) { return a > b ? a : b; }
 PC_INLINE vf vf_abs(vf a) { return fabsf(a); }
 PC_INLINE vf vf_round(vf a) { return nearbyintf(a); }
 PC_INLINE vf vf_select_lt(vf a, vf b, vf yes, vf no) { return a < b ? yes : no; }
+PC_INLINE bool vf_any_nan(vf a) { return a != a; }
 PC_INLINE float vf_reduce_min(vf a) { return a; }
 PC_INLINE float vf_reduce_max(vf a) { return a; }
-PC_INLINE float vf_reduce_add(vf a) { return a; }
 
 PC_INLINE vi vi_zero() { return 0; }
 PC_INLINE vi vi_set1(int32_t x) { return x; }
@@ -76,7 +76,13 @@ PC_INLINE void vi_store_8(void* p, vi x) { *(uint8_t*)p = (uint8_t)x; }
 PC_INLINE void vi_store_8n(void* p, vi x, int n) {
   if (n > 0) *(uint8_t*)p = (uint8_t)x;
 }
-PC_INLINE void vi_store_16(int16_t* p, vi x) { *p = (int16_t)x; }
+PC_INLINE void vi_store_u8x4(uint8_t* p, const vi (&q)[4]) {
+  for (int i = 0; i < 4; ++i) p[i] = (uint8_t)(q[i] < 0 ? 0 : q[i] > 255 ? 255 : q[i]);
+}
+PC_INLINE void vi_store_16x2(int16_t* p, vi a, vi b) {
+  p[0] = (int16_t)a;
+  p[1] = (int16_t)b;
+}
 PC_INLINE void vi_store_16n(int16_t* p, vi x, int n) {
   if (n > 0) *p = (int16_t)x;
 }
@@ -92,12 +98,7 @@ PC_INLINE vi vi_dot2(vi c, vi a, vi b) {
   return vi_add(c, (int32_t)(int16_t)a * (int16_t)b + (a >> 16) * (b >> 16));
 }
 
-// dst[j * ld + i] = src[i * lds + j] for VL x VL floats.
-PC_INLINE void vf_transpose(const float* src, int64_t lds, float* dst, int64_t ld) {
-  (void)lds;
-  (void)ld;
-  *dst = *src;
-}
+PC_INLINE void vf_transpose(vf (&)[1]) {}
 
 }  // namespace PC_NS
 }  // namespace pc

@@ -6,8 +6,12 @@
 //   vf_loadn, vf_storen ...   the first n lanes (0 <= n <= VL), touching no memory beyond them; other lanes load as 0
 //   vf_min, vf_max(a, b)      b when either is NaN, as the x86 instructions do it
 //   vf_muladd(a, b, c)        a * b + c, fused where the ISA has it: for the float32 GEMM alone
+//   vf_any_nan(x)             whether a lane is NaN
 //   vi_from_vf                round half to even; lanes must be within int32
+//   vi_store_u8x4(p, q)       4 vectors as bytes, clipped to uint8
+//   vi_store_16x2(p, a, b)    2 vectors as int16; lanes must be within it
 //   vi_dot2(c, a, b)          c += sum of 2 products int16 x int16 per lane
+//   vf_transpose(r)           r[j][i] = r[i][j] of VL vectors
 //   pin(x)                    x stays in a register here, and work is not moved across: GCC otherwise spills accumulators
 //   vi_dot4(c, a, b)          c += sum of 4 products uint8 x int8 per lane, exact       (VNNI only)
 //
