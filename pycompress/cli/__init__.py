@@ -1,0 +1,51 @@
+"""The command `pycompress`: a file for each subcommand, which imports what it needs only when it runs.
+
+Results go to stdout, progress and errors to stderr. What can be expected to go wrong is told in one line, exit code 1.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from . import bench, demo, doctor
+from .common import CommandError
+
+__all__ = ["app", "main"]
+
+
+class _Group(TyperGroup):
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except (CommandError, ImportError) as error:  # ImportError: something optional that is not installed
+            typer.secho(f"error: {error}", fg="red", err=True)
+            raise typer.Exit(1) from None
+
+
+app = typer.Typer(cls=_Group, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+app.command()(doctor.doctor)
+app.command()(demo.demo)
+app.add_typer(bench.app, name="bench")
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        import pycompress
+
+        typer.echo(f"pycompress {pycompress.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print it.")] = False,
+) -> None:
+    """Kernels that make compressed neural networks fast on ordinary CPUs."""
+
+
+def main() -> None:
+    """The entry point."""
+    app()

@@ -1,0 +1,15 @@
+"""`pycompress bench`: a file and a line here for each family."""
+
+from __future__ import annotations
+
+import typer
+
+from . import gemm
+
+app = typer.Typer(no_args_is_help=True)
+app.command()(gemm.gemm)
+
+
+@app.callback()
+def _families() -> None:
+    """Measure the kernels: ratios within one run are what holds."""

@@ -1,0 +1,145 @@
+"""`pycompress bench gemm`: dense int8 and float32 products."""
+
+from __future__ import annotations
+
+import json
+from contextlib import ExitStack, nullcontext
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from ..common import CommandError, console, progress
+
+if TYPE_CHECKING:
+    from pycompress.bench.gemm import Row
+    from pycompress.bench.shapes import Shape
+
+QUICK = ("128x768x768", "8x1024x1024", "17x333x77")
+
+
+def gemm(
+    shapes: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME|FILE", help="Shapes, bundled or from a file of lines 'M K N  # layer'."),
+    ] = None,
+    shape: Annotated[list[str] | None, typer.Option(metavar="MxKxN", help="One shape; can be repeated.")] = None,
+    threads: Annotated[int, typer.Option(min=1, max=4096, help="Threads of a product.")] = 1,
+    isa: Annotated[str | None, typer.Option(metavar="NAME", help="Force this instruction set on our kernels.")] = None,
+    rounds: Annotated[int, typer.Option(min=1, help="Rounds, in which all forms take turns.")] = 7,
+    quick: Annotated[bool, typer.Option("--quick", help="A few shapes (unless some are named), 3 rounds.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the results as JSON.")] = False,
+) -> None:
+    """Measure int8 and float32 products of [M, K] by a weight [N, K], beside numpy.
+
+    Figures are in GMAC/s: the median over rounds of the best of a few timings,
+    with the part of the instruction peak that was measured in the same rounds,
+    and the spread, which is the interquartile range over the rounds.
+
+    Without --shapes and --shape all bundled shapes are measured. An int8 weight
+    is packed beforehand, a float32 weight at each call.
+    """
+    rounds = min(rounds, 3) if quick else rounds
+    chosen = _chosen(shapes or [], shape or [], quick)
+    rows, about = _run(chosen, threads, isa, rounds)
+    if as_json:
+        typer.echo(json.dumps({**about, "shapes": [row.as_dict() for row in rows]}, indent=2))
+    else:
+        _show(rows, about)
+
+
+def _chosen(sources: list[str], single: list[str], quick: bool) -> list[Shape]:
+    """The shapes to measure, each once. CommandError for one that is none."""
+    from pycompress.bench import shapes
+
+    if not sources and not single:
+        sources, single = ([], list(QUICK)) if quick else (shapes.names(), [])
+    try:
+        found = [shapes.parse(text) for text in single]
+        found += [shape for source in sources for shape in shapes.load(source)]
+    except (ValueError, OSError) as error:
+        raise CommandError(error) from None
+    return list({(shape.m, shape.k, shape.n): shape for shape in reversed(found)}.values())[::-1]
+
+
+def _run(shapes: list[Shape], threads: int, isa: str | None, rounds: int) -> tuple[list[Row], dict[str, Any]]:
+    """Measure; returns what was found and where."""
+    import pycompress as pc
+    from pycompress._forced import forced
+    from pycompress.bench import gemm
+
+    runners = (gemm.OURS, gemm.NUMPY)
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(forced(isa, threads))
+        except ValueError as error:
+            raise CommandError(f"--isa: {error}") from None
+        stack.enter_context(_blas_threads(threads))
+        about = {"cpu": pc.cpu_info(), "threads": threads, "rounds": rounds, "numpy": gemm.numpy_blas()}
+        bar = stack.enter_context(progress())
+        task = bar.add_task("measuring", total=len(shapes) * gemm.turns(runners, rounds))
+        rows = []
+        for shape in shapes:
+            bar.update(task, description=str(shape))
+            try:
+                rows.append(gemm.bench(shape, runners, rounds, lambda: bar.advance(task)))
+            except (OverflowError, MemoryError) as error:
+                raise CommandError(f"{shape}: {error}") from None
+    return rows, about
+
+
+def _blas_threads(threads: int) -> Any:
+    """numpy on as many threads as ours; without threadpoolctl it keeps its own number."""
+    try:
+        from threadpoolctl import threadpool_limits
+    except ImportError:
+        return nullcontext()
+    return threadpool_limits(limits=threads, user_api="blas")
+
+
+def _show(rows: list[Row], about: dict[str, Any]) -> None:
+    """The table, on stdout."""
+    from rich.box import SIMPLE_HEAD
+    from rich.table import Table
+
+    from pycompress.bench.gemm import FORMS, NUMPY, OURS
+
+    cpu, blas = about["cpu"], about["numpy"]
+    threads = "1 thread" if about["threads"] == 1 else f"{about['threads']} threads"
+    title = ", ".join(str(part) for part in (cpu["name"], cpu["isa"], cpu["backend"], threads) if part)
+    columns = {(OURS.name, form.name): form.title for form in FORMS} | {(NUMPY.name, "f32"): "numpy f32"}
+    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD)
+    table.add_column("M x K x N")
+    for heading in columns.values():
+        table.add_column(heading, justify="right", no_wrap=True)
+    for row in rows:
+        cells = {(result.runner, result.form): result for result in row.results}
+        texts = []
+        for column in columns:
+            result = cells[column]
+            of_peak = "" if result.of_peak is None else f" {result.of_peak:4.0%}"
+            texts.append(f"{result.gmacs:.1f}{of_peak} ±{result.spread:3.0%}")
+        table.add_row(str(row.shape), *texts)
+    out = console()
+    out.print(table)
+    peaks = {name: max(row.peak[name] for row in rows) for name in ("int8", "float32")}
+    if all(peaks.values()):
+        out.print(f"GMAC/s, part of the instruction peak of {cpu['isa']}, ± spread over {about['rounds']} rounds.")
+        out.print(f"Peak of one core, highest seen: int8 {peaks['int8']:.0f}, float32 {peaks['float32']:.0f} GMAC/s.")
+    else:
+        out.print(f"GMAC/s, ± spread over {about['rounds']} rounds. The Numba backend has no instruction peak.")
+    out.print("The float32 weight is packed at each call, as linear does it.")
+    out.print(f"numpy {blas['version']}: {_blas(blas)}", soft_wrap=True)
+
+
+def _blas(about: dict[str, Any]) -> str:
+    """numpy's BLAS in a line."""
+    if about["blas"] is None:
+        text = "its BLAS and threads are unknown (threadpoolctl is not installed)"
+    else:
+        pools = [
+            f"{pool['internal_api']} {pool['version']}, kernel {pool['architecture']}, threads {pool['num_threads']}"
+            for pool in about["blas"]
+        ]
+        text = "; ".join(pools) or "its BLAS is unknown to threadpoolctl"
+    settings = ", ".join(f"{name}={value}" for name, value in about["environment"].items())
+    return f"{text}; set, and may hold it back: {settings}" if settings else text
