@@ -62,6 +62,7 @@ struct Table {
       if (!isa.name || !isa.built) continue;
       Isa& added = isas[count++] = isa;
       inherit(&added.kernels.quant, best.quant);
+      inherit(&added.kernels.activation, best.activation);
       inherit(&added.kernels.gemm_s8, best.gemm_s8);
       inherit(&added.kernels.gemm_f32, best.gemm_f32);
       inherit(&added.kernels.gemm_f32_few, best.gemm_f32_few);

@@ -7,6 +7,7 @@
 namespace pc {
 
 struct QuantKernel;
+struct ActivationKernel;
 struct GemmS8Kernel;
 struct GemmF32Kernel;
 struct GemmF32FewKernel;
@@ -15,6 +16,7 @@ struct PeakKernel;
 // A slot that an ISA leaves empty is filled with that of the next lower ISA that the CPU can run.
 struct Kernels {
   const QuantKernel* quant;
+  const ActivationKernel* activation;
   const GemmS8Kernel* gemm_s8;
   const GemmF32Kernel* gemm_f32;
   const GemmF32FewKernel* gemm_f32_few;

@@ -64,7 +64,7 @@ struct Call {
   pc_gemm_f32_desc d;
   const GemmF32Kernel* kernel;
   const GemmF32FewKernel* few;
-  const QuantKernel* quant;
+  const ActivationKernel* activation;
   const float* w;  // plain, or the panels of a packed weight
   bool packed;
   const float* x;
@@ -79,7 +79,7 @@ pc_status check_desc(const pc_gemm_f32_desc* desc, Call* call) {
   PC_TRY(active_kernels(&kernels));
   call->kernel = kernels->gemm_f32;
   call->few = kernels->gemm_f32_few;
-  call->quant = kernels->quant;
+  call->activation = kernels->activation;
   pc_gemm_f32_desc& d = call->d;
   d = *desc;
   PC_CHECK(d.m >= 0 && d.n >= 0 && d.k >= 0, PC_ERROR_SHAPE, "m, n, k are %lld, %lld, %lld, wanted sizes >= 0", ll(d.m), ll(d.n), ll(d.k));
@@ -211,7 +211,7 @@ class Part {
       t.x = rows_ + r * layout_.row_stride;
       t.y = c_.y + (m0 + r) * d_.ldy + n;
       kernel_.tile[count - 1](t);
-      for (int i = 0; t.last && is_curve(d_.activation) && i < count; ++i) c_.quant->activate(d_.activation, t.y + i * d_.ldy, t.columns);
+      if (t.last && is_curve(d_.activation)) c_.activation->in_place(d_.activation, t.y, count, t.columns, d_.ldy);
     });
   }
 
@@ -241,7 +241,7 @@ void run_few(const Call& call, const Range& n, int64_t row_stride, float* rows) 
     t.bias = d.bias ? d.bias + n0 : nullptr;
     t.y = call.y + n0;
     call.few->rows[d.m - 1](t);
-    for (int64_t i = 0; is_curve(d.activation) && i < d.m; ++i) call.quant->activate(d.activation, t.y + i * d.ldy, t.columns);
+    if (is_curve(d.activation)) call.activation->in_place(d.activation, t.y, d.m, t.columns, d.ldy);
   }
 }
 

@@ -207,7 +207,7 @@ pc_status prepare_panel(const Call& call, int64_t n0, int columns, Panel* panel,
 class Part {
  public:
   Part(const Call& call, const Workspace& layout, char* workspace)
-      : call_(call), d_(call.d), kernel_(*call.w.kernels->gemm_s8), quant_(*call.w.kernels->quant), layout_(layout), rows_(workspace),
+      : call_(call), d_(call.d), kernel_(*call.w.kernels->gemm_s8), quant_(*call.w.kernels->quant), activation_(*call.w.kernels->activation), layout_(layout), rows_(workspace),
         x_scale_(reinterpret_cast<float*>(workspace + layout.x_scale)), x_zero_point_(reinterpret_cast<int32_t*>(workspace + layout.x_zero_point)),
         x_sum_(reinterpret_cast<int32_t*>(workspace + layout.x_sum)), tile_(reinterpret_cast<float*>(workspace + layout.tile)) {}
 
@@ -328,12 +328,11 @@ class Part {
       t.y = through_tile ? reinterpret_cast<char*>(tile_) : y;
       t.ldy = through_tile ? static_cast<ptrdiff_t>(kMaxNr * sizeof(float)) : ldy;
       tiles[count - 1](t);
-      for (int i = 0; curve && i < count; ++i) {
-        float* values = reinterpret_cast<float*>(static_cast<char*>(t.y) + i * t.ldy);
-        quant_.activate(d_.activation, values, t.columns);
-        if (through_tile)
-          finite &= quant_.quantize(values, t.columns, d_.y_scale, d_.y_zero_point, call_.q.low, call_.q.high, y + i * ldy);
-      }
+      if (!curve) return;
+      const ptrdiff_t ld_tile = t.ldy / static_cast<ptrdiff_t>(sizeof(float));
+      activation_.in_place(d_.activation, static_cast<float*>(t.y), count, t.columns, ld_tile);
+      for (int i = 0; through_tile && i < count; ++i)
+        finite &= quant_.quantize(tile_ + i * ld_tile, t.columns, d_.y_scale, d_.y_zero_point, call_.q.low, call_.q.high, y + i * ldy);
     });
     PC_CHECK(finite, PC_ERROR_NONFINITE, "an activation gave NaN, which can't be quantized: the scales are out of proportion");
     return PC_OK;
@@ -343,6 +342,7 @@ class Part {
   const pc_gemm_s8_desc& d_;
   const GemmS8Kernel& kernel_;
   const QuantKernel& quant_;
+  const ActivationKernel& activation_;
   const Workspace& layout_;
   char* rows_;
   float* x_scale_;

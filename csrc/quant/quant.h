@@ -1,4 +1,4 @@
-// What a quantization kernel of one ISA offers. Everything works on a contiguous run of values and touches nothing beyond it.
+// What the kernels of one ISA offer for quantization, and the activations that are no clamp. Quantization works on a contiguous run of values and touches nothing beyond it.
 #pragma once
 
 #include <cstdint>
@@ -22,8 +22,12 @@ struct QuantKernel {
   void (*dequantize_u8)(const uint8_t* x, int64_t count, float scale, int32_t zero_point, float* y);
   void (*dequantize_s8)(const int8_t* x, int64_t count, float scale, int32_t zero_point, float* y);
   void (*dequantize_s32)(const int32_t* x, int64_t count, float scale, int32_t zero_point, float* y);
-  // hardswish, silu or gelu in place (a pc_activation).
-  void (*activate)(int32_t activation, float* x, int64_t count);
+};
+
+struct ActivationKernel {
+  const char* name;
+  // hardswish, silu or gelu (a pc_activation) in place, on a tile whose rows are ldx elements apart.
+  void (*in_place)(int32_t activation, float* x, int64_t rows, int64_t columns, int64_t ldx);
 };
 
 }  // namespace pc

@@ -4,7 +4,6 @@
 // noticed by a sum of x * 0, which is 0 for every finite x: one multiply-add a vector.
 #include "quant/quant.h"
 
-#include "pycompress.h"
 #include "simd/simd.h"
 
 namespace pc {
@@ -130,63 +129,11 @@ template <class T> void dequantize(const T* x, int64_t count, float scale, int32
   });
 }
 
-template <int N> PC_INLINE vf horner(vf x, const float (&c)[N]) {
-  vf r = vf_set1(c[N - 1]);
-  PC_UNROLL for (int i = N - 2; i >= 0; --i) r = vf_add(vf_mul(r, x), vf_set1(c[i]));
-  return r;
-}
-
-// exp of x <= 0: 2^n * E(r), Cody and Waite's reduction. docs/exactness.md has the constants and their origin.
-PC_INLINE vf exp_nonpositive(vf x) {
-  constexpr float e[] = {1.0f, 1.0f, 0.499999911f, 0.166664213f, 0.0416683592f, 0.0083747711f, 0.00138294208f};
-  const vf least = vf_set1(-87.0f);
-  const vf c = vf_max(x, least);
-  const vf n = vf_round(vf_mul(c, vf_set1(1.44269504f)));
-  const vf r = vf_sub(vf_sub(c, vf_mul(n, vf_set1(0.693359375f))), vf_mul(n, vf_set1(-2.12194440e-4f)));
-  return vf_select_lt(x, least, vf_zero(), vf_mul(horner(r, e), vf_pow2(vi_from_vf(n))));
-}
-
-PC_INLINE vf hardswish(vf y) {
-  const vf gate = vf_min(vf_max(vf_add(y, vf_set1(3.0f)), vf_zero()), vf_set1(6.0f));
-  return vf_div(vf_mul(y, gate), vf_set1(6.0f));
-}
-
-PC_INLINE vf silu(vf y) {
-  const vf one = vf_set1(1.0f), e = exp_nonpositive(vf_sub(vf_zero(), vf_abs(y)));
-  return vf_mul(y, vf_div(vf_select_lt(y, vf_zero(), e, one), vf_add(one, e)));
-}
-
-PC_INLINE vf gelu(vf y) {
-  constexpr float g[] = {1.1283803f,      0.636573851f,     0.103085764f,   -0.0199528635f,   0.000870852557f,
-                         0.000938040554f, -0.00034720049f,  6.11964715e-05f, -5.67972938e-06f, 2.2165041e-07f};
-  const vf z = vf_mul(vf_abs(y), vf_set1(0.70710678f)), c = vf_min(z, vf_set1(5.0f));
-  const vf t = vf_max(vf_mul(horner(c, g), c), vf_mul(z, z));
-  const vf e = vf_mul(vf_set1(0.5f), exp_nonpositive(vf_sub(vf_zero(), t)));
-  const vf ye = vf_mul(y, e);
-  return vf_select_lt(y, vf_zero(), ye, vf_sub(y, ye));
-}
-
-template <class F> PC_INLINE void in_place(float* x, int64_t count, F f) {
-  for_vectors(count, [&](int64_t i, int n) __attribute__((always_inline)) {
-    if (n == VL)
-      vf_store(x + i, f(vf_load(x + i)));
-    else
-      vf_storen(x + i, f(vf_loadn(x + i, n)), n);
-  });
-}
-
-void activate(int32_t activation, float* x, int64_t count) {
-  if (activation == PC_ACTIVATION_HARDSWISH) in_place(x, count, [](vf v) __attribute__((always_inline)) { return hardswish(v); });
-  if (activation == PC_ACTIVATION_SILU) in_place(x, count, [](vf v) __attribute__((always_inline)) { return silu(v); });
-  if (activation == PC_ACTIVATION_GELU) in_place(x, count, [](vf v) __attribute__((always_inline)) { return gelu(v); });
-}
-
 }  // namespace
 
 extern const QuantKernel quant;
 const QuantKernel quant = {
     "quant/" PC_ISA_NAME, range, quantize, row_qparams, quantize_row, quantize_row_centered, dequantize<uint8_t>, dequantize<int8_t>, dequantize<int32_t>,
-    activate,
 };
 
 }  // namespace PC_NS
