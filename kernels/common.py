@@ -55,7 +55,7 @@ def get_num_threads() -> int:
         return _num_threads
     for name in ("PYCOMPRESS_NUM_THREADS", "OMP_NUM_THREADS"):
         value = os.environ.get(name, "").split(",")[0].strip()  # OpenMP allows a list, one for each level
-        if value.isdecimal() and int(value) > 0:
+        if value.isdecimal() and 1 <= int(value) <= 4096:
             return int(value)
     return _usable_cpus()
 

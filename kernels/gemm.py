@@ -181,6 +181,12 @@ def linear_int8(
 
     else:
         y_scale, y_zero_point = f32(y_qparams[0]), f32(y_qparams[1])
+        with np.errstate(over="ignore"):
+            scale = np.max(x_scale, initial=0) * w.scale
+            if code in (last_step.NONE, last_step.CLAMP):
+                scale /= y_scale
+        if not np.isfinite(scale).all():
+            raise ValueError("x_scale * w_scale / y_scale is not finite: the scales are out of proportion")
         info = np.iinfo(out.dtype)
         lowest, highest = f32(info.min), f32(info.max)
         if code == last_step.CLAMP:
@@ -191,7 +197,8 @@ def linear_int8(
 
         def finish(sums: Array, rows: slice, columns: slice) -> None:
             scales = x_scale[rows], w.scale[columns]
-            last_step.requantize(sums, *scales, bias[columns], code, levels, out, rows.start, columns.start)
+            if last_step.requantize(sums, *scales, bias[columns], code, levels, out, rows.start, columns.start):
+                raise ValueError("an activation gave NaN, which cannot be quantized: the scales are out of proportion")
 
     _tiles_int8(x, x_zero_point, w, w_zero_point, finish, num_threads)
 

@@ -144,8 +144,9 @@ def _bias_level(bias: f32, scale: f32) -> np.int64:
 @kernel
 def requantize(
     sums: Array, x_scale: Array, w_scale: Array, bias: Array, code: int, levels: Levels, y: Array, i0: int, j0: int
-) -> None:
-    """int32 sums of a tile become 8-bit results, in y from [i0, j0] on."""
+) -> i32:
+    """int32 sums of a tile become 8-bit results, in y from [i0, j0] on. Returns how many values were NaN."""
+    nans = i32(0)
     y_scale, y_zero_point, low, high = levels
     n = w_scale.size
     scale, value = np.empty(n, np.float32), np.empty(n, np.float32)
@@ -173,6 +174,8 @@ def requantize(
                 value[j] = value[j] / y_scale
         row = y[i0 + i, j0 : j0 + n]
         for j in range(n):
+            nans = i32(nans + i32(value[j] != value[j]))
             level = np.rint(value[j]) + y_zero_point
             level = level if level > low else low
             row[j] = i32(level if level < high else high)
+    return nans

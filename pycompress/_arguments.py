@@ -42,6 +42,13 @@ def num_threads(value: Any) -> int | None:
     return n
 
 
+def number(value: Any) -> float:
+    """float(value), but no string is a number, nor is None. TypeError, or ValueError as float() has it."""
+    if value is None or isinstance(value, str | bytes):
+        raise TypeError(f"{value!r} is not a number")
+    return float(value)
+
+
 def check_k(k: int, wide: bool) -> None:
     """OverflowError when a sum of `k` products could leave int32. wide: a weight that reaches 255, not 128."""
     largest = INT32_MAX // (255 * (255 if wide else 128))

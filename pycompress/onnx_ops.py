@@ -50,14 +50,18 @@ def quantize_linear(x: Array, scale: Array | float, zero_point: Array | int | No
         elements along `axis`, one for each block of ceil(x.shape[axis] / scale.shape[axis]).
     zero_point
         Of scale's shape and of the result's dtype: uint8 or int8, and, in NumPy, the other types of ONNX (uint16, int16
-        and those of ml_dtypes: uint4, int4, uint2, int2, float8, float4). None for a uint8 result and zeros.
+        and those of ml_dtypes: uint4, int4, uint2, int2, float8, float4). An int means uint8, None zeros of uint8.
 
     Raises TypeError for a dtype, ValueError for a shape, a scale that is not positive and finite, or NaN in x.
     Infinities saturate.
     """
     x = _arguments.array("x", x, _FLOAT32, _FLOAT16, _INT32)
     scale = _scale("scale", scale)
-    zero_point = np.zeros(scale.shape, np.uint8) if zero_point is None else np.asarray(zero_point)
+    if zero_point is None:
+        zero_point = np.zeros(scale.shape, np.uint8)
+    elif isinstance(zero_point, int):
+        zero_point = _as_integer("zero_point", zero_point, np.dtype(np.uint8))
+    zero_point = np.asarray(zero_point)
     form = _form(x.shape, scale, zero_point, axis)
     if zero_point.dtype in _EIGHT_BITS and x.dtype == _FLOAT32 and form is not None:
         y = np.empty(x.shape, zero_point.dtype)
@@ -309,7 +313,11 @@ def _requantize(
     shape = (*product.batch, product.m, product.n)
     a_scale, y_scale, zero = (np.broadcast_to(r, (*product.batch, product.m))[..., None] for r in rows)
     columns = b_scale if b_scale.ndim == 1 else b_scale[..., None, :]
-    value = sums.reshape(shape).astype(np.float32) * (a_scale * columns / y_scale)
+    with np.errstate(over="ignore", invalid="ignore"):
+        multiplier = a_scale * columns / y_scale
+        value = sums.reshape(shape).astype(np.float32) * multiplier
+    if not np.isfinite(multiplier).all():
+        raise ValueError("a_scale * b_scale / y_scale is not finite in float32, wanted scales for which it is")
     info = np.iinfo(zero_point.dtype)
     level = np.clip(np.rint(value) + zero.astype(np.float32), info.min, info.max)
     return np.asarray(level.astype(zero_point.dtype).reshape(product.shape))
@@ -410,12 +418,13 @@ class _Product:
             return pack(b.T, scale) if self.weight is None else self.weight.packed()
 
         if self.b.ndim == 2:
-            a = _arguments.contiguous(self.a).reshape(-1, self.k)
+            rows = math.prod(self.a.shape[:-1])
+            a = _arguments.contiguous(self.a).reshape(rows, self.k)
             a_zero_point = self.a_zero_point
             if a_zero_point is not None:
                 a_zero_point = np.ascontiguousarray(np.broadcast_to(a_zero_point, self.a.shape[:-1])).reshape(-1)
             b_zero_point = None if self.b_zero_point is None else np.ascontiguousarray(self.b_zero_point.reshape(-1))
-            run(_Part(a, a_zero_point, packed(self.b), b_zero_point), out.reshape(-1, self.n))
+            run(_Part(a, a_zero_point, packed(self.b), b_zero_point), out.reshape(rows, self.n))
             return out.reshape(self.shape)
 
         a = np.broadcast_to(self.a, (*self.batch, self.m, self.k))

@@ -94,7 +94,7 @@ def _activation(value: Activation) -> tuple[int, float, float]:
             raise ValueError(f"activation is {value!r}, wanted None, {names}, or a pair (low, high)")
         return _ACTIVATIONS[value]
     try:
-        low, high = (float(bound) for bound in value)
+        low, high = (_arguments.number(bound) for bound in value)
     except (TypeError, ValueError):
         raise TypeError(f"activation is {value!r}, wanted None, a name, or a pair of numbers (low, high)") from None
     if not low <= high:
@@ -158,6 +158,8 @@ def _linear_int8(
     result = _arguments.output(out, shape, dtypes, {"x": x, "weight": weight.q, "bias": bias})
     if x_qparams is not None:
         x_qparams = _qparams("x_qparams", x_qparams, x.dtype if quantized else np.dtype(np.uint8))
+        if not quantized and x_qparams.scale <= 2.0**-128:
+            raise ValueError(f"x_qparams: scale is {x_qparams.scale}, wanted more than 2**-128, to have an inverse")
     if y_qparams is not None:
         y_qparams = _qparams("y_qparams", y_qparams, result.dtype)
     _backend.kernels().linear_int8(

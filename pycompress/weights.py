@@ -35,7 +35,7 @@ class QParams(_QParams):
     def __new__(cls, scale: float, zero_point: int = 0) -> QParams:
         try:
             with np.errstate(over="ignore"):
-                rounded = float(np.float32(scale))
+                rounded = float(np.float32(_arguments.number(scale)))
         except (TypeError, ValueError):
             raise TypeError(f"scale is {scale!r}, wanted a number") from None
         try:

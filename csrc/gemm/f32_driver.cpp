@@ -60,6 +60,12 @@ Workspace workspace_of(const pc_gemm_f32_desc& d, const GemmF32Kernel& kernel, b
   return s;
 }
 
+pc_status workspace_of_parts(size_t part, int32_t nth, size_t* bytes) {
+  PC_CHECK(multiply(static_cast<size_t>(nth), part, bytes), PC_ERROR_OVERFLOW, "the workspace of %d parts of %zu bytes is larger than memory", nth,
+           part);
+  return PC_OK;
+}
+
 struct Call {
   pc_gemm_f32_desc d;
   const GemmF32Kernel* kernel;
@@ -83,6 +89,7 @@ pc_status check_desc(const pc_gemm_f32_desc* desc, Call* call) {
   pc_gemm_f32_desc& d = call->d;
   d = *desc;
   PC_CHECK(d.m >= 0 && d.n >= 0 && d.k >= 0, PC_ERROR_SHAPE, "m, n, k are %lld, %lld, %lld, wanted sizes >= 0", ll(d.m), ll(d.n), ll(d.k));
+  PC_CHECK(d.k <= INT64_MAX >> 8, PC_ERROR_OVERFLOW, "k is %lld: no memory holds such a row", ll(d.k));  // so that sizes of rows don't overflow
   if (d.ldx == 0) d.ldx = d.k;
   if (d.ldy == 0) d.ldy = d.n;
   PC_CHECK(d.ldx >= d.k && d.ldy >= d.n, PC_ERROR_SHAPE, "ldx and ldy are %lld and %lld, wanted at least k = %lld and n = %lld", ll(d.ldx),
@@ -293,8 +300,8 @@ pc_status pc_gemm_f32_workspace_size(const pc_gemm_f32_desc* desc, int32_t nth, 
   Call call{};
   PC_TRY(check_desc(desc, &call));
   // Whether w will be packed is not known yet.
-  *workspace_bytes = static_cast<size_t>(nth) * std::max(workspace_of(call.d, *call.kernel, false).bytes, workspace_of(call.d, *call.kernel, true).bytes);
-  return PC_OK;
+  const size_t part = std::max(workspace_of(call.d, *call.kernel, false).bytes, workspace_of(call.d, *call.kernel, true).bytes);
+  return workspace_of_parts(part, nth, workspace_bytes);
 }
 
 pc_status pc_gemm_f32_run(const pc_gemm_f32_desc* desc, const void* w, size_t bytes, const float* x, float* y, void* workspace,
@@ -307,7 +314,9 @@ pc_status pc_gemm_f32_run(const pc_gemm_f32_desc* desc, const void* w, size_t by
   call.x = x;
   call.y = y;
   const Workspace layout = workspace_of(call.d, *call.kernel, call.packed);
-  PC_TRY(check_operands(call, workspace, workspace_bytes, static_cast<size_t>(nth) * layout.bytes));
+  size_t needed = 0;
+  PC_TRY(workspace_of_parts(layout.bytes, nth, &needed));
+  PC_TRY(check_operands(call, workspace, workspace_bytes, needed));
   char* mine = static_cast<char*>(workspace) + static_cast<size_t>(ith) * layout.bytes;
   if (is_few(call.d, call.packed)) {
     set_last_kernel(call.few->name);

@@ -5,6 +5,7 @@
 #include <pybind11/stl.h>
 
 #include <algorithm>
+#include <cmath>
 #include <limits>
 #include <memory>
 #include <optional>
@@ -346,6 +347,7 @@ py::object linear_fast(py::handle x, py::handle weight, py::handle bias, py::han
   int32_t x_zero_point = 0, y_zero_point = 0;
   if (wa ? xp.type != PC_F32 || !x_qparams.is_none() : xp.type != PC_F32 && x_qparams.is_none()) return no;
   if (!x_qparams.is_none() && !plain_qparams(x_qparams, xp.type, &x_scale, &x_zero_point)) return no;
+  if (!x_qparams.is_none() && xp.type == PC_F32 && !std::isfinite(1.0f / x_scale)) return no;
   if (!y_qparams.is_none() && (xp.type == PC_F32 || !plain_qparams(y_qparams, xp.type, &y_scale, &y_zero_point))) return no;
   const pc_type y_type = y_qparams.is_none() ? PC_F32 : xp.type;
 
