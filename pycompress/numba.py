@@ -491,7 +491,7 @@ def linear_f32(
     x: Array, w: Array, bias: Array | None, activation: Activation, out: Array, ith: int = 0, nth: int = 1
 ) -> None:
     """out = activation(x @ w.T + bias). x float32 [m, k]; w float32 [n, k], rows or columns in any positive strides;
-    bias float32 [n] or None; out float32 [m, n]. ValueError on a clamp whose low is not below its high."""
+    bias float32 [n] or None; out float32 [m, n]. ValueError on a clamp whose low is above its high."""
     _x2_f32(x)
     _weight_f32(w)
     _out2_f32(out)

@@ -64,8 +64,7 @@ CpuFeatures detect() {
   const bool ymm = (saved & 0x6) == 0x6, zmm = (saved & 0xe6) == 0xe6;
   f.avx2 = ymm && bit(one.ecx, 28) && bit(one.ecx, 12) && bit(one.ecx, 29) && bit(seven.ebx, 5);
   f.avxvnni = f.avx2 && seven.eax >= 1 && bit(seven1.eax, 4);
-  f.avx512vnni = f.avx2 && zmm && bit(seven.ebx, 16) && bit(seven.ebx, 17) && bit(seven.ebx, 30) && bit(seven.ebx, 31) &&
-                 bit(seven.ecx, 11);
+  f.avx512vnni = f.avx2 && zmm && bit(seven.ebx, 16) && bit(seven.ebx, 17) && bit(seven.ebx, 30) && bit(seven.ebx, 31) && bit(seven.ecx, 11);
   return f;
 }
 #elif defined(__aarch64__) && defined(__linux__)
@@ -95,8 +94,7 @@ double cgroup_quota() {
     std::fclose(file);
     return ok;
   };
-  if (read("/sys/fs/cgroup/cpu/cpu.cfs_quota_us", &quota) && read("/sys/fs/cgroup/cpu/cpu.cfs_period_us", &period) && quota > 0 &&
-      period > 0)
+  if (read("/sys/fs/cgroup/cpu/cpu.cfs_quota_us", &quota) && read("/sys/fs/cgroup/cpu/cpu.cfs_period_us", &period) && quota > 0 && period > 0)
     return quota / period;
   return 0;
 }

@@ -10,11 +10,11 @@
 #include "peak/peak.h"
 #include "quant/quant.h"
 
-#define PC_KERNEL(slot, isa) \
-  namespace pc {             \
-  namespace isa {            \
+#define PC_KERNEL(slot, isa)                                  \
+  namespace pc {                                              \
+  namespace isa {                                             \
   extern std::remove_pointer_t<decltype(Kernels::slot)> slot; \
-  }                          \
+  }                                                           \
   }
 #include "kernels_built.inc"
 #undef PC_KERNEL
@@ -47,7 +47,7 @@ struct Table {
         {"avxvnni_vl", cpu.avx512vnni, true, false, {}},
         {"avx512vnni_simde", true, true, false, {}},
     };
-    auto fill = [&known](const char* name, auto Kernels::*slot, auto* kernel) {
+    auto fill = [&known](const char* name, auto Kernels::* slot, auto* kernel) {
       for (Isa& isa : known)
         if (isa.name && std::strcmp(isa.name, name) == 0) {
           isa.kernels.*slot = kernel;
@@ -105,8 +105,7 @@ pc_status choose(const char* name, int* index) {
       *index = i;
       return PC_OK;
     }
-  return fail(PC_ERROR_ISA, "the instruction set '%s' is not in this build; the best that can run here is '%s'", name,
-              t.isas[t.best()].name);
+  return fail(PC_ERROR_ISA, "the instruction set '%s' is not in this build; the best that can run here is '%s'", name, t.isas[t.best()].name);
 }
 
 pc_status active_index(int* index) {

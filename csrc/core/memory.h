@@ -28,8 +28,7 @@ inline bool span_bytes(int64_t rows, int64_t columns, int64_t ld, size_t element
     return true;
   }
   size_t span;
-  if (!multiply(static_cast<size_t>(rows - 1), static_cast<size_t>(ld), &span) || span > SIZE_MAX - static_cast<size_t>(columns))
-    return false;
+  if (!multiply(static_cast<size_t>(rows - 1), static_cast<size_t>(ld), &span) || span > SIZE_MAX - static_cast<size_t>(columns)) return false;
   return multiply(span + static_cast<size_t>(columns), element, bytes) && *bytes <= PTRDIFF_MAX;
 }
 

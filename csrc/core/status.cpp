@@ -33,7 +33,5 @@ const char* pc_status_name(pc_status status) {
 
 #define PC_STRING_(x) #x
 #define PC_STRING(x) PC_STRING_(x)
-const char* pc_version(void) {
-  return PC_STRING(PC_VERSION_MAJOR) "." PC_STRING(PC_VERSION_MINOR) "." PC_STRING(PC_VERSION_PATCH);
-}
+const char* pc_version(void) { return PC_STRING(PC_VERSION_MAJOR) "." PC_STRING(PC_VERSION_MINOR) "." PC_STRING(PC_VERSION_PATCH); }
 }

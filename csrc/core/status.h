@@ -8,8 +8,7 @@ namespace pc {
 #if defined(__GNUC__)
 __attribute__((format(printf, 2, 3)))
 #endif
-pc_status
-fail(pc_status status, const char* format, ...);
+pc_status fail(pc_status status, const char* format, ...);
 
 // Carries a message from the thread where it arose to the one that reports it.
 void set_last_error(const char* message);
@@ -26,8 +25,8 @@ inline bool multiply(size_t a, size_t b, size_t* product) {
 
 }  // namespace pc
 
-#define PC_CHECK(condition, status, ...)                     \
-  do {                                                       \
+#define PC_CHECK(condition, status, ...)                      \
+  do {                                                        \
     if (!(condition)) return ::pc::fail(status, __VA_ARGS__); \
   } while (0)
 

@@ -79,18 +79,21 @@ void pack_panel(const float* w, int64_t ldn, int64_t ldk, int columns, int64_t k
     for (int i = 0; i < NR; ++i) panel[j * NR + i] = i < columns ? w[i * ldn + j * ldk] : 0.0f;
 }
 
+template <int R> constexpr void fill(F32TileFunction* by_rows) {
+  by_rows[R - 1] = tile<R>;
+  if constexpr (R > 1) fill<R - 1>(by_rows);
+}
+
+constexpr GemmF32Kernel make() {
+  GemmF32Kernel kernel{"gemm_f32/" PC_ISA_NAME, MR, NV * VL, {}, pack_panel};
+  fill<MR>(kernel.tile);
+  return kernel;
+}
+
 }  // namespace
 
-#if defined(PC_ISA_AVX512VNNI)
-#define PC_ROWS {tile<1>, tile<2>, tile<3>, tile<4>, tile<5>, tile<6>, tile<7>, tile<8>, tile<9>, tile<10>, tile<11>, tile<12>}
-#elif defined(PC_ISA_AVX2)
-#define PC_ROWS {tile<1>, tile<2>, tile<3>, tile<4>, tile<5>, tile<6>}
-#else
-#define PC_ROWS {tile<1>, tile<2>, tile<3>, tile<4>}
-#endif
-
 extern const GemmF32Kernel gemm_f32;
-const GemmF32Kernel gemm_f32 = {"gemm_f32/" PC_ISA_NAME, MR, NV * VL, PC_ROWS, pack_panel};
+constexpr GemmF32Kernel gemm_f32 = make();
 
 }  // namespace PC_NS
 }  // namespace pc

@@ -92,8 +92,8 @@ pc_status check_desc(const pc_gemm_f32_desc* desc, Call* call) {
   PC_CHECK(d.k <= INT64_MAX >> 8, PC_ERROR_OVERFLOW, "k is %lld: no memory holds such a row", ll(d.k));  // so that sizes of rows don't overflow
   if (d.ldx == 0) d.ldx = d.k;
   if (d.ldy == 0) d.ldy = d.n;
-  PC_CHECK(d.ldx >= d.k && d.ldy >= d.n, PC_ERROR_SHAPE, "ldx and ldy are %lld and %lld, wanted at least k = %lld and n = %lld", ll(d.ldx),
-           ll(d.ldy), ll(d.k), ll(d.n));
+  PC_CHECK(d.ldx >= d.k && d.ldy >= d.n, PC_ERROR_SHAPE, "ldx and ldy are %lld and %lld, wanted at least k = %lld and n = %lld", ll(d.ldx), ll(d.ldy),
+           ll(d.k), ll(d.n));
   if (d.ldn == 0 && d.ldk == 0) {
     d.ldn = d.k;
     d.ldk = 1;
@@ -119,8 +119,8 @@ pc_status open_weight(const void* w, size_t bytes, Call* call) {
   PC_CHECK(call->kernel->nr == static_cast<int>(h->nr), PC_ERROR_ISA, "packed w was made for another kind of CPU: panels of %u; pack it here", h->nr);
   size_t wanted;
   PC_TRY(packed_bytes(d.n, d.k, call->kernel->nr, &wanted));
-  PC_CHECK(h->bytes == wanted && bytes >= wanted, h->bytes == wanted ? PC_ERROR_BUFFER : PC_ERROR_FORMAT, "packed w has %zu bytes, wanted %zu",
-           bytes, wanted);
+  PC_CHECK(h->bytes == wanted && bytes >= wanted, h->bytes == wanted ? PC_ERROR_BUFFER : PC_ERROR_FORMAT, "packed w has %zu bytes, wanted %zu", bytes,
+           wanted);
   call->w = reinterpret_cast<const float*>(static_cast<const char*>(w) + sizeof(F32Header));
   return PC_OK;
 }
@@ -158,7 +158,11 @@ pc_status check_operands(const Call& call, const void* workspace, size_t workspa
 class Part {
  public:
   Part(const Call& call, const Workspace& layout, char* workspace)
-      : c_(call), d_(call.d), kernel_(*call.kernel), layout_(layout), rows_(reinterpret_cast<float*>(workspace)),
+      : c_(call),
+        d_(call.d),
+        kernel_(*call.kernel),
+        layout_(layout),
+        rows_(reinterpret_cast<float*>(workspace)),
         panels_(reinterpret_cast<float*>(workspace + layout.w)) {}
 
   void run(const Block& block) {
@@ -299,8 +303,10 @@ pc_status pc_gemm_f32_workspace_size(const pc_gemm_f32_desc* desc, int32_t nth, 
   PC_TRY(check_part(0, nth));
   Call call{};
   PC_TRY(check_desc(desc, &call));
-  // Whether w will be packed is not known yet.
-  const size_t part = std::max(workspace_of(call.d, *call.kernel, false).bytes, workspace_of(call.d, *call.kernel, true).bytes);
+  // Whether w will be packed, and for which instruction set, is not known yet.
+  size_t part = workspace_of(call.d, *call.kernel, false).bytes;
+  for (int32_t i = 0; i < pc_isa_count(); ++i)
+    if (const Kernels* kernels = kernels_of(i)) part = std::max(part, workspace_of(call.d, *kernels->gemm_f32, true).bytes);
   return workspace_of_parts(part, nth, workspace_bytes);
 }
 

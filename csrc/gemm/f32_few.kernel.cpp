@@ -80,12 +80,21 @@ template <int R> void rows(const F32Few& t) {
   for (int first = 0; first < NR && first < t.columns; first += NV * VL) some<R, NV>(t, first);
 }
 
+template <int R> constexpr void fill(F32FewFunction* by_rows) {
+  by_rows[R - 1] = rows<R>;
+  if constexpr (R > 1) fill<R - 1>(by_rows);
+}
+
+constexpr GemmF32FewKernel make() {
+  GemmF32FewKernel kernel{"gemm_f32_few/" PC_ISA_NAME, NR, {}};
+  fill<kFewRows>(kernel.rows);
+  return kernel;
+}
+
 }  // namespace
 
 extern const GemmF32FewKernel gemm_f32_few;
-const GemmF32FewKernel gemm_f32_few = {
-    "gemm_f32_few/" PC_ISA_NAME, NR, {rows<1>, rows<2>, rows<3>, rows<4>, rows<5>, rows<6>, rows<7>, rows<8>},
-};
+constexpr GemmF32FewKernel gemm_f32_few = make();
 
 }  // namespace PC_NS
 }  // namespace pc

@@ -10,7 +10,7 @@ constexpr int kMaxMr = 12, kMaxNr = 32;
 
 // Arrays of [nr] are padded to the panel; columns says how many of its outputs exist.
 struct S8Tile {
-  const void* x;                // rows as pack_row_... made them
+  const void* x;                // rows as pack_row_8 or the quantization kernels made them
   ptrdiff_t ldx;                // bytes from row to row
   const int8_t* w;              // one panel: [steps][nr][group]
   int64_t steps;                // of `group` values of k
@@ -34,8 +34,8 @@ typedef void (*S8TileFunction)(const S8Tile&);
 struct GemmS8Kernel {
   const char* name;
   int mr, nr;
-  int group;       // values of k in one 32-bit lane: 4 as uint8, or 2 as int16 with the zero point taken off
-  int value_size;  // bytes of a packed value of x: 1 or 2
+  int group;                                            // values of k in one 32-bit lane: 4 as uint8, or 2 as int16 with the zero point taken off
+  int value_size;                                       // bytes of a packed value of x: 1 or 2
   S8TileFunction s32[kMaxMr], f32[kMaxMr], q8[kMaxMr];  // by rows - 1
   // k values of uint8 or int8 into a row for the kernel; k_padded - k zeros follow. x_zero_point of the tile is then zero_point + 128 for
   // int8 in groups of 4, and not looked at in groups of 2.

@@ -13,8 +13,7 @@ inline bool is_curve(pc_activation activation) { return activation > PC_ACTIVATI
 
 // The clamp that the kernel itself applies.
 template <class Desc> pc_status clamp_of(const Desc& d, float* low, float* high) {
-  PC_CHECK(d.activation >= PC_ACTIVATION_NONE && d.activation <= PC_ACTIVATION_GELU, PC_ERROR_VALUE, "activation is %d, wanted 0 to 4",
-           d.activation);
+  PC_CHECK(d.activation >= PC_ACTIVATION_NONE && d.activation <= PC_ACTIVATION_GELU, PC_ERROR_VALUE, "activation is %d, wanted 0 to 4", d.activation);
   const float infinity = std::numeric_limits<float>::infinity();
   const bool clamp = d.activation == PC_ACTIVATION_CLAMP;
   *low = clamp ? d.low : -infinity;

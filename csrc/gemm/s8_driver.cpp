@@ -90,8 +90,7 @@ pc_status check_types(const pc_gemm_s8_desc& d) {
     }
   }
   const Bounds x = bounds_of(d.x_type == PC_S8 ? PC_S8 : PC_U8);
-  PC_CHECK(d.x_zero_point >= x.low && d.x_zero_point <= x.high, PC_ERROR_VALUE, "x_zero_point is %d, wanted %d to %d", d.x_zero_point, x.low,
-           x.high);
+  PC_CHECK(d.x_zero_point >= x.low && d.x_zero_point <= x.high, PC_ERROR_VALUE, "x_zero_point is %d, wanted %d to %d", d.x_zero_point, x.low, x.high);
   return PC_OK;
 }
 
@@ -106,8 +105,8 @@ pc_status check_desc(const pc_gemm_s8_desc* desc, const void* packed, size_t byt
            ll(d.m), ll(d.n), ll(d.k), ll(h.n), ll(h.k));
   if (d.ldx == 0) d.ldx = d.k;
   if (d.ldy == 0) d.ldy = d.n;
-  PC_CHECK(d.ldx >= d.k && d.ldy >= d.n, PC_ERROR_SHAPE, "ldx and ldy are %lld and %lld, wanted at least k = %lld and n = %lld", ll(d.ldx),
-           ll(d.ldy), ll(d.k), ll(d.n));
+  PC_CHECK(d.ldx >= d.k && d.ldy >= d.n, PC_ERROR_SHAPE, "ldx and ldy are %lld and %lld, wanted at least k = %lld and n = %lld", ll(d.ldx), ll(d.ldy),
+           ll(d.k), ll(d.n));
   PC_TRY(s8_check_k(d.k, h.w_unsigned || d.w_zero_points));
   PC_TRY(check_types(d));
   return clamp_of(d, &call->low, &call->high);
@@ -116,8 +115,8 @@ pc_status check_desc(const pc_gemm_s8_desc* desc, const void* packed, size_t byt
 pc_status check_operands(Call* call, size_t bytes, const void* workspace, size_t workspace_bytes, size_t needed) {
   const pc_gemm_s8_desc& d = call->d;
   size_t x_bytes, y_bytes;
-  PC_CHECK(span_bytes(d.m, d.k, d.ldx, size_of(d.x_type), &x_bytes) && span_bytes(d.m, d.n, d.ldy, size_of(d.y_type), &y_bytes),
-           PC_ERROR_OVERFLOW, "x [%lld, %lld] or y [%lld, %lld] is larger than memory", ll(d.m), ll(d.k), ll(d.m), ll(d.n));
+  PC_CHECK(span_bytes(d.m, d.k, d.ldx, size_of(d.x_type), &x_bytes) && span_bytes(d.m, d.n, d.ldy, size_of(d.y_type), &y_bytes), PC_ERROR_OVERFLOW,
+           "x [%lld, %lld] or y [%lld, %lld] is larger than memory", ll(d.m), ll(d.k), ll(d.m), ll(d.n));
   PC_CHECK((call->x || !x_bytes) && (call->y || !y_bytes), PC_ERROR_NULL, "%s is NULL", call->x || !x_bytes ? "y" : "x");
   PC_CHECK(is_aligned(call->x, size_of(d.x_type)) && is_aligned(call->y, size_of(d.y_type)), PC_ERROR_ALIGNMENT,
            "x or y is not aligned to its element type");
@@ -207,9 +206,17 @@ pc_status prepare_panel(const Call& call, int64_t n0, int columns, Panel* panel,
 class Part {
  public:
   Part(const Call& call, const Workspace& layout, char* workspace)
-      : call_(call), d_(call.d), kernel_(*call.w.kernels->gemm_s8), quant_(*call.w.kernels->quant), activation_(*call.w.kernels->activation), layout_(layout), rows_(workspace),
-        x_scale_(reinterpret_cast<float*>(workspace + layout.x_scale)), x_zero_point_(reinterpret_cast<int32_t*>(workspace + layout.x_zero_point)),
-        x_sum_(reinterpret_cast<int32_t*>(workspace + layout.x_sum)), tile_(reinterpret_cast<float*>(workspace + layout.tile)) {}
+      : call_(call),
+        d_(call.d),
+        kernel_(*call.w.kernels->gemm_s8),
+        quant_(*call.w.kernels->quant),
+        activation_(*call.w.kernels->activation),
+        layout_(layout),
+        rows_(workspace),
+        x_scale_(reinterpret_cast<float*>(workspace + layout.x_scale)),
+        x_zero_point_(reinterpret_cast<int32_t*>(workspace + layout.x_zero_point)),
+        x_sum_(reinterpret_cast<int32_t*>(workspace + layout.x_sum)),
+        tile_(reinterpret_cast<float*>(workspace + layout.tile)) {}
 
   pc_status run(const Block& block) {
     for (int64_t m0 = block.m.begin; m0 < block.m.end; m0 += layout_.rows) {

@@ -23,7 +23,8 @@ const Kernels* find_reader(int nr, int group) {
 
 // One panel: panel[s][i][g] = w[i, s * G + g], and the sums over k. Each loop walks along the contiguous side of w and writes a group at a
 // time; kSteps keeps what the first writes in L1.
-template <int G> void pack_panel(const uint8_t* w, uint8_t flip, int64_t columns, int64_t k, int64_t ldn, int64_t ldk, int nr, int8_t* panel, int32_t* sum) {
+template <int G>
+void pack_panel(const uint8_t* w, uint8_t flip, int64_t columns, int64_t k, int64_t ldn, int64_t ldk, int nr, int8_t* panel, int32_t* sum) {
   constexpr int64_t kSteps = 128;
   const int64_t whole = k / G;
   std::memset(panel, 0, static_cast<size_t>(divide_up(k, int64_t{G}) * G * nr));

@@ -24,7 +24,7 @@ struct S8Packed {
   const float* scale;
   const int32_t* sum;
   const int8_t* panels;
-  int64_t steps;        // of `group` values of k
+  int64_t steps;  // of `group` values of k
   int64_t panel_bytes;
   const Kernels* kernels;  // those that read this form
 };

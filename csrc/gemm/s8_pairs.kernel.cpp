@@ -49,18 +49,23 @@ void pack_row_8(const void* x, bool is_signed, int64_t k, int32_t zero_point, vo
   for (int64_t i = k; i < k_padded; ++i) y[i] = 0;
 }
 
+template <class Last, int R> constexpr void fill(S8TileFunction* by_rows) {
+  by_rows[R - 1] = tile<R, Last>;
+  if constexpr (R > 1) fill<Last, R - 1>(by_rows);
+}
+
+constexpr GemmS8Kernel make() {
+  GemmS8Kernel kernel{"gemm_s8/" PC_ISA_NAME, MR, NV * VL, 2, 2, {}, {}, {}, pack_row_8};
+  fill<ToS32, MR>(kernel.s32);
+  fill<ToF32, MR>(kernel.f32);
+  fill<ToQ8, MR>(kernel.q8);
+  return kernel;
+}
+
 }  // namespace
 
-#if defined(PC_ISA_AVX2)
-#define PC_ROWS(last) {tile<1, last>, tile<2, last>, tile<3, last>, tile<4, last>, tile<5, last>, tile<6, last>}
-#else
-#define PC_ROWS(last) {tile<1, last>, tile<2, last>, tile<3, last>, tile<4, last>}
-#endif
-
 extern const GemmS8Kernel gemm_s8;
-const GemmS8Kernel gemm_s8 = {
-    "gemm_s8/" PC_ISA_NAME, MR, NV * VL, 2, 2, PC_ROWS(ToS32), PC_ROWS(ToF32), PC_ROWS(ToQ8), pack_row_8,
-};
+constexpr GemmS8Kernel gemm_s8 = make();
 
 }  // namespace PC_NS
 }  // namespace pc

@@ -53,22 +53,23 @@ void pack_row_8(const void* x, bool is_signed, int64_t k, int32_t, void* row, in
   memset(y + k, 0, (size_t)(k_padded - k));
 }
 
+template <class Last, int R> constexpr void fill(S8TileFunction* by_rows) {
+  by_rows[R - 1] = tile<R, Last>;
+  if constexpr (R > 1) fill<Last, R - 1>(by_rows);
+}
+
+constexpr GemmS8Kernel make() {
+  GemmS8Kernel kernel{"gemm_s8/" PC_ISA_NAME, MR, NV * VL, 4, 1, {}, {}, {}, pack_row_8};
+  fill<ToS32, MR>(kernel.s32);
+  fill<ToF32, MR>(kernel.f32);
+  fill<ToQ8, MR>(kernel.q8);
+  return kernel;
+}
+
 }  // namespace
 
-#define PC_ROWS_6(last) {tile<1, last>, tile<2, last>, tile<3, last>, tile<4, last>, tile<5, last>, tile<6, last>}
-#define PC_ROWS_12(last)                                                                                       \
-  {tile<1, last>, tile<2, last>, tile<3, last>, tile<4, last>,  tile<5, last>,  tile<6, last>,                 \
-   tile<7, last>, tile<8, last>, tile<9, last>, tile<10, last>, tile<11, last>, tile<12, last>}
-#if defined(PC_ISA_AVX512VNNI)
-#define PC_ROWS PC_ROWS_12
-#else
-#define PC_ROWS PC_ROWS_6
-#endif
-
 extern const GemmS8Kernel gemm_s8;
-const GemmS8Kernel gemm_s8 = {
-    "gemm_s8/" PC_ISA_NAME, MR, NV * VL, 4, 1, PC_ROWS(ToS32), PC_ROWS(ToF32), PC_ROWS(ToQ8), pack_row_8,
-};
+constexpr GemmS8Kernel gemm_s8 = make();
 
 }  // namespace PC_NS
 }  // namespace pc

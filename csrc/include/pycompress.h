@@ -71,32 +71,32 @@ enum {
 /* ---- about the library and the machine ------------------------------------------------------------------------ */
 
 /* "0.1.0". */
-PC_API const char *pc_version(void);
+PC_API const char* pc_version(void);
 /* A short name of a status: "overflow". Static memory; never NULL. */
-PC_API const char *pc_status_name(pc_status status);
+PC_API const char* pc_status_name(pc_status status);
 /* What went wrong in the last call of this thread that failed, with the argument, what it got and what it wanted.
  * Valid until the next call that fails on this thread. Never NULL. */
-PC_API const char *pc_last_error(void);
+PC_API const char* pc_last_error(void);
 
 /* The instruction sets that this build knows, from the least to the best: 0 <= index < pc_isa_count(). */
 PC_API int32_t pc_isa_count(void);
-PC_API const char *pc_isa_name(int32_t index); /* NULL when out of range */
+PC_API const char* pc_isa_name(int32_t index); /* NULL when out of range */
 PC_API int32_t pc_isa_usable(int32_t index);   /* 1 when this CPU and its operating system can run it */
 /* The index of the one in use: the best usable one, or what PYCOMPRESS_ISA or pc_set_isa() capped it to. */
 PC_API int32_t pc_isa_active(void);
 /* Choose by name; NULL or "" for the best usable one. PC_ERROR_ISA when it is unknown or not usable.
- * Weights that are packed already keep the kernel that they were packed for. */
-PC_API pc_status pc_set_isa(const char *name);
+ * A weight that is packed already keeps its layout, and is read by the active kernel if that has the same, else by the one it was packed for. */
+PC_API pc_status pc_set_isa(const char* name);
 /* The kernel that the last pc_..._run of this thread used, as "gemm_s8/avx2"; "" before the first. */
-PC_API const char *pc_last_kernel(void);
+PC_API const char* pc_last_kernel(void);
 
 typedef struct pc_cpu_info {
-  size_t size;                  /* in: sizeof(pc_cpu_info) */
-  char name[64];                /* as the CPU gives it; "" when it does not */
-  int32_t usable_cpus;          /* CPUs that this process may use: affinity and cgroup quota */
+  size_t size;                           /* in: sizeof(pc_cpu_info) */
+  char name[64];                         /* as the CPU gives it; "" when it does not */
+  int32_t usable_cpus;                   /* CPUs that this process may use: affinity and cgroup quota */
   int32_t l1d_bytes, l2_bytes, l3_bytes; /* 0 when unknown */
 } pc_cpu_info;
-PC_API pc_status pc_get_cpu_info(pc_cpu_info *info);
+PC_API pc_status pc_get_cpu_info(pc_cpu_info* info);
 
 /* The default pool: used by pc_parallel() only. Its threads start when first needed, sleep when idle, and are started
  * afresh in a forked child. n = 0 asks for the default: PYCOMPRESS_NUM_THREADS, else OMP_NUM_THREADS, else usable_cpus. */
@@ -105,12 +105,12 @@ PC_API pc_status pc_set_num_threads(int32_t n);
 /* Calls body(context, ith, nth) for every ith, on at most nth threads of which the caller is one, and returns when all
  * have returned. While another thread is inside pc_parallel(), the parts run on the calling thread. Returns the
  * first status that is not PC_OK, with its message. */
-typedef pc_status (*pc_body)(void *context, int32_t ith, int32_t nth);
-PC_API pc_status pc_parallel(pc_body body, void *context, int32_t nth);
+typedef pc_status (*pc_body)(void* context, int32_t ith, int32_t nth);
+PC_API pc_status pc_parallel(pc_body body, void* context, int32_t nth);
 
 /* Multiply-accumulates per second that the active instruction set reaches from registers, on one core, for a few
  * milliseconds: the bound that a kernel is measured against. type is PC_F32 or PC_S8. */
-PC_API pc_status pc_measure_peak(pc_type type, double *macs_per_second);
+PC_API pc_status pc_measure_peak(pc_type type, double* macs_per_second);
 
 /* ---- quant: ONNX QuantizeLinear, DequantizeLinear, DynamicQuantizeLinear ---------------------------------------- */
 
@@ -118,62 +118,62 @@ PC_API pc_status pc_measure_peak(pc_type type, double *macs_per_second);
 typedef struct pc_quant_desc {
   size_t size;
   int64_t outer, channels, inner;
-  pc_type q_type;              /* of the quantized side: PC_U8 or PC_S8; for dequantize also PC_S32 */
-  const float *scale;          /* [channels], positive and finite */
-  const int32_t *zero_point;   /* [channels] or NULL for zeros; within the range of q_type */
+  pc_type q_type;            /* of the quantized side: PC_U8 or PC_S8; for dequantize also PC_S32 */
+  const float* scale;        /* [channels], positive and finite */
+  const int32_t* zero_point; /* [channels] or NULL for zeros; within the range of q_type */
 } pc_quant_desc;
 
 /* y = clip(round_half_even(x / scale) + zero_point). x float32, y q_type, both [outer, channels, inner], contiguous.
  * NaN in x: PC_ERROR_NONFINITE (infinities saturate). */
-PC_API pc_status pc_quantize_linear_run(const pc_quant_desc *desc, const float *x, void *y, int32_t ith, int32_t nth);
+PC_API pc_status pc_quantize_linear_run(const pc_quant_desc* desc, const float* x, void* y, int32_t ith, int32_t nth);
 /* y = (x - zero_point) * scale in float32. */
-PC_API pc_status pc_dequantize_linear_run(const pc_quant_desc *desc, const void *x, float *y, int32_t ith, int32_t nth);
+PC_API pc_status pc_dequantize_linear_run(const pc_quant_desc* desc, const void* x, float* y, int32_t ith, int32_t nth);
 
 /* min and max of part ith of x[count], with 0 included: range[2 * ith] and range[2 * ith + 1]. NaN or infinity in x:
  * PC_ERROR_NONFINITE. */
-PC_API pc_status pc_range_run(const float *x, int64_t count, float *range, int32_t ith, int32_t nth);
+PC_API pc_status pc_range_run(const float* x, int64_t count, float* range, int32_t ith, int32_t nth);
 /* From nth such ranges the scale and zero point of ONNX DynamicQuantizeLinear (uint8). PC_ERROR_VALUE when the width of
  * the range is not finite. */
-PC_API pc_status pc_dynamic_qparams(const float *range, int32_t nth, float *scale, int32_t *zero_point);
+PC_API pc_status pc_dynamic_qparams(const float* range, int32_t nth, float* scale, int32_t* zero_point);
 
 /* The form that pc_gemm_s8 applies to float32 activations: each row of x[m, k] gets its own scale and zero point, by the
  * formula of DynamicQuantizeLinear, and q = clip(round_half_even(x * (1 / scale)) + zero_point). y uint8 [m, k],
  * scale [m], zero_point [m]. ldx, ldy: elements from row to row. */
-PC_API pc_status pc_quantize_rows_run(const float *x, int64_t m, int64_t k, int64_t ldx, uint8_t *y, int64_t ldy, float *scale,
-                                      int32_t *zero_point, int32_t ith, int32_t nth);
+PC_API pc_status pc_quantize_rows_run(const float* x, int64_t m, int64_t k, int64_t ldx, uint8_t* y, int64_t ldy, float* scale, int32_t* zero_point,
+                                      int32_t ith, int32_t nth);
 
 /* ---- gemm_s8: y[m, n] = x[m, k] * w[n, k]^T, in exact int32, with a fused last step ------------------------------ */
 
 typedef struct pc_gemm_s8_desc {
   size_t size;
   int64_t m, n, k;
-  int64_t ldx, ldy;              /* elements from row to row; 0: k and n */
-  pc_type x_type;                /* PC_F32 (quantized on the fly), PC_U8 or PC_S8 */
-  pc_type y_type;                /* PC_S32, PC_F32, PC_U8 or PC_S8 */
-  float x_scale;                 /* of all of x. With PC_F32: 0 means per row, from the data */
+  int64_t ldx, ldy; /* elements from row to row; 0: k and n */
+  pc_type x_type;   /* PC_F32 (quantized on the fly), PC_U8 or PC_S8 */
+  pc_type y_type;   /* PC_S32, PC_F32, PC_U8 or PC_S8 */
+  float x_scale;    /* of all of x. With PC_F32: 0 means per row, from the data */
   int32_t x_zero_point;
-  const int32_t *x_zero_points;  /* [m], instead of x_zero_point; y_type PC_S32 only. Or NULL */
-  const int32_t *w_zero_points;  /* [n] or NULL for zeros; within the range of w's type */
-  float y_scale;                 /* PC_U8 and PC_S8 */
+  const int32_t* x_zero_points; /* [m], instead of x_zero_point; y_type PC_S32 only. Or NULL */
+  const int32_t* w_zero_points; /* [n] or NULL for zeros; within the range of w's type */
+  float y_scale;                /* PC_U8 and PC_S8 */
   int32_t y_zero_point;
-  const float *bias;             /* [n] or NULL. Not with PC_S32 */
-  pc_activation activation;      /* not with PC_S32 */
-  float low, high;               /* of PC_ACTIVATION_CLAMP */
+  const float* bias;        /* [n] or NULL. Not with PC_S32 */
+  pc_activation activation; /* not with PC_S32 */
+  float low, high;          /* of PC_ACTIVATION_CLAMP */
 } pc_gemm_s8_desc;
 
 /* Bytes that the packed form of an int8 or uint8 weight [n, k] takes for the active instruction set. */
-PC_API pc_status pc_gemm_s8_pack_size(int64_t n, int64_t k, size_t *bytes);
+PC_API pc_status pc_gemm_s8_pack_size(int64_t n, int64_t k, size_t* bytes);
 /* w[i * ldn + j * ldk] is output i, input j; w_type PC_S8 or PC_U8. scale [n], or NULL for ones. Every byte of packed[bytes]
  * is written, so that it can be stored and mapped again on a CPU of the same kind. */
-PC_API pc_status pc_gemm_s8_pack(const void *w, pc_type w_type, int64_t n, int64_t k, int64_t ldn, int64_t ldk, const float *scale,
-                                 void *packed, size_t bytes);
+PC_API pc_status pc_gemm_s8_pack(const void* w, pc_type w_type, int64_t n, int64_t k, int64_t ldn, int64_t ldk, const float* scale, void* packed,
+                                 size_t bytes);
 /* What a packed weight is: checks its header. n, k and kernel ("gemm_s8/avx2", static memory) may be NULL. */
-PC_API pc_status pc_gemm_s8_packed_info(const void *packed, size_t bytes, int64_t *n, int64_t *k, const char **kernel);
+PC_API pc_status pc_gemm_s8_packed_info(const void* packed, size_t bytes, int64_t* n, int64_t* k, const char** kernel);
 /* Bytes of workspace for all nth parts together. */
-PC_API pc_status pc_gemm_s8_workspace_size(const pc_gemm_s8_desc *desc, const void *packed, size_t bytes, int32_t nth, size_t *workspace_bytes);
+PC_API pc_status pc_gemm_s8_workspace_size(const pc_gemm_s8_desc* desc, const void* packed, size_t bytes, int32_t nth, size_t* workspace_bytes);
 /* k is bounded so that no sum can leave int32: k * 255 * 128 < 2^31 (255 * 255 with w_zero_points or a uint8 weight), else
  * PC_ERROR_OVERFLOW. */
-PC_API pc_status pc_gemm_s8_run(const pc_gemm_s8_desc *desc, const void *packed, size_t bytes, const void *x, void *y, void *workspace,
+PC_API pc_status pc_gemm_s8_run(const pc_gemm_s8_desc* desc, const void* packed, size_t bytes, const void* x, void* y, void* workspace,
                                 size_t workspace_bytes, int32_t ith, int32_t nth);
 
 /* ---- gemm_f32: the same in float32 ------------------------------------------------------------------------------- */
@@ -183,17 +183,18 @@ typedef struct pc_gemm_f32_desc {
   int64_t m, n, k;
   int64_t ldx, ldy; /* elements from row to row; 0: k and n */
   int64_t ldn, ldk; /* of a weight that is not packed: w[i * ldn + j * ldk]; both 0: k and 1 */
-  const float *bias;
+  const float* bias;
   pc_activation activation;
   float low, high;
 } pc_gemm_f32_desc;
 
-PC_API pc_status pc_gemm_f32_pack_size(int64_t n, int64_t k, size_t *bytes);
-PC_API pc_status pc_gemm_f32_pack(const float *w, int64_t n, int64_t k, int64_t ldn, int64_t ldk, void *packed, size_t bytes);
-PC_API pc_status pc_gemm_f32_workspace_size(const pc_gemm_f32_desc *desc, int32_t nth, size_t *workspace_bytes);
-/* bytes > 0: w is a packed weight of that size; bytes = 0: w is a plain float32 array, packed tile by tile on the way.
+PC_API pc_status pc_gemm_f32_pack_size(int64_t n, int64_t k, size_t* bytes);
+PC_API pc_status pc_gemm_f32_pack(const float* w, int64_t n, int64_t k, int64_t ldn, int64_t ldk, void* packed, size_t bytes);
+PC_API pc_status pc_gemm_f32_workspace_size(const pc_gemm_f32_desc* desc, int32_t nth, size_t* workspace_bytes);
+/* bytes > 0: w is a packed weight of that size; bytes = 0: w is a plain float32 array, packed tile by tile on the way, or read
+ * where it lies when there are few rows.
  * Each output is summed over k in order, so a row's result does not depend on the other rows. */
-PC_API pc_status pc_gemm_f32_run(const pc_gemm_f32_desc *desc, const void *w, size_t bytes, const float *x, float *y, void *workspace,
+PC_API pc_status pc_gemm_f32_run(const pc_gemm_f32_desc* desc, const void* w, size_t bytes, const float* x, float* y, void* workspace,
                                  size_t workspace_bytes, int32_t ith, int32_t nth);
 
 #ifdef __cplusplus

@@ -28,9 +28,13 @@ void check(pc_status status) {
   if (status == PC_OK) return;
   const char* message = pc_last_error();
   switch (status) {
-    case PC_ERROR_TYPE: throw py::type_error(message);
-    case PC_ERROR_OVERFLOW: PyErr_SetString(PyExc_OverflowError, message); throw py::error_already_set();
-    default: throw py::value_error(message);
+    case PC_ERROR_TYPE:
+      throw py::type_error(message);
+    case PC_ERROR_OVERFLOW:
+      PyErr_SetString(PyExc_OverflowError, message);
+      throw py::error_already_set();
+    default:
+      throw py::value_error(message);
   }
 }
 
@@ -112,9 +116,8 @@ void run_s8(const pc_gemm_s8_desc& d, const Int8Packed& w, const void* x, void* 
   size_t bytes;
   check(pc_gemm_s8_workspace_size(&d, w.memory.get(), w.memory.size(), nth, &bytes));
   Workspace workspace(bytes);
-  check(parallel(nth, macs < 1e5, [&](int32_t ith, int32_t n) {
-    return pc_gemm_s8_run(&d, w.memory.get(), w.memory.size(), x, y, workspace.get(), bytes, ith, n);
-  }));
+  check(parallel(nth, macs < 1e5,
+                 [&](int32_t ith, int32_t n) { return pc_gemm_s8_run(&d, w.memory.get(), w.memory.size(), x, y, workspace.get(), bytes, ith, n); }));
 }
 
 void run_f32(const pc_gemm_f32_desc& d, const float* w, const float* x, float* y, Threads num_threads) {
@@ -123,8 +126,7 @@ void run_f32(const pc_gemm_f32_desc& d, const float* w, const float* x, float* y
   size_t bytes;
   check(pc_gemm_f32_workspace_size(&d, nth, &bytes));
   Workspace workspace(bytes);
-  check(parallel(nth, macs < 1e5,
-                 [&](int32_t ith, int32_t n) { return pc_gemm_f32_run(&d, w, 0, x, y, workspace.get(), bytes, ith, n); }));
+  check(parallel(nth, macs < 1e5, [&](int32_t ith, int32_t n) { return pc_gemm_f32_run(&d, w, 0, x, y, workspace.get(), bytes, ith, n); }));
 }
 
 // ---- quant
@@ -215,8 +217,9 @@ void gemm_int8(const py::array& x, const Int8Packed& w, const std::optional<py::
   run_s8(d, w, x.data(), data<void>(out), num_threads);
 }
 
-void linear_int8(const py::array& x, const Int8Packed& w, const std::optional<py::array>& bias, const Activation& activation, const QParams& x_qparams,
-                 const QParams& y_qparams, const py::array& out, Threads num_threads, const std::optional<py::array>& w_zero_point) {
+void linear_int8(const py::array& x, const Int8Packed& w, const std::optional<py::array>& bias, const Activation& activation,
+                 const QParams& x_qparams, const QParams& y_qparams, const py::array& out, Threads num_threads,
+                 const std::optional<py::array>& w_zero_point) {
   pc_gemm_s8_desc d = s8_desc(x.shape(0), w, type_of(x), type_of(out));
   d.w_zero_points = data<int32_t>(w_zero_point);
   if (x_qparams) std::tie(d.x_scale, d.x_zero_point) = *x_qparams;
@@ -261,10 +264,14 @@ Plain plain(py::handle h) {
   const auto* descr = array_descriptor_proxy(a->descr);
   if ((a->flags & wanted) != wanted || descr->byteorder == '>' || descr->byteorder == '<') return {};
   switch (descr->type_num) {
-    case npy_api::NPY_FLOAT_: return {a, PC_F32};
-    case npy_api::NPY_UBYTE_: return {a, PC_U8};
-    case npy_api::NPY_BYTE_: return {a, PC_S8};
-    default: return {};
+    case npy_api::NPY_FLOAT_:
+      return {a, PC_F32};
+    case npy_api::NPY_UBYTE_:
+      return {a, PC_U8};
+    case npy_api::NPY_BYTE_:
+      return {a, PC_S8};
+    default:
+      return {};
   }
 }
 
@@ -376,14 +383,18 @@ py::object linear_fast(py::handle x, py::handle weight, py::handle bias, py::han
   if (out.is_none()) {
     std::vector<py::ssize_t> shape(xa->dimensions, xa->dimensions + xa->nd);
     shape.back() = n;
-    result = y_type == PC_F32 ? py::array(py::array_t<float>(shape)) : y_type == PC_U8 ? py::array(py::array_t<uint8_t>(shape)) : py::array_t<int8_t>(shape);
+    result = y_type == PC_F32  ? py::array(py::array_t<float>(shape))
+             : y_type == PC_U8 ? py::array(py::array_t<uint8_t>(shape))
+                               : py::array_t<int8_t>(shape);
   } else {
     const Plain op = plain(out);
     const auto* oa = op.array;
-    if (!oa || op.type != y_type || !(oa->flags & py::detail::npy_api::NPY_ARRAY_WRITEABLE_) || oa->nd != xa->nd || oa->dimensions[oa->nd - 1] != n) return no;
+    if (!oa || op.type != y_type || !(oa->flags & py::detail::npy_api::NPY_ARRAY_WRITEABLE_) || oa->nd != xa->nd || oa->dimensions[oa->nd - 1] != n)
+      return no;
     for (int i = 0; i + 1 < xa->nd; ++i)
       if (oa->dimensions[i] != xa->dimensions[i]) return no;
-    if (packed && pc::overlap(oa->data, static_cast<size_t>(size_of(oa)) * (op.type == PC_F32 ? 4 : 1), packed->source, packed->source_bytes)) return no;
+    if (packed && pc::overlap(oa->data, static_cast<size_t>(size_of(oa)) * (op.type == PC_F32 ? 4 : 1), packed->source, packed->source_bytes))
+      return no;
     if (overlap(op, xa, xp.type) || (wa && overlap(op, wa, PC_F32)) || (ba && overlap(op, ba, PC_F32))) return no;
     result = py::reinterpret_borrow<py::object>(out);
   }

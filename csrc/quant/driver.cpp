@@ -154,8 +154,8 @@ pc_status pc_quantize_rows_run(const float* x, int64_t m, int64_t k, int64_t ldx
   PC_CHECK(ldx >= k && ldy >= k, PC_ERROR_SHAPE, "ldx and ldy are %lld and %lld, wanted at least k = %lld", ll(ldx), ll(ldy), ll(k));
   if (m == 0) return PC_OK;
   size_t x_bytes, y_bytes;
-  PC_CHECK(span_bytes(m, k, ldx, 4, &x_bytes) && span_bytes(m, k, ldy, 1, &y_bytes), PC_ERROR_OVERFLOW, "x [%lld, %lld] is larger than memory",
-           ll(m), ll(k));
+  PC_CHECK(span_bytes(m, k, ldx, 4, &x_bytes) && span_bytes(m, k, ldy, 1, &y_bytes), PC_ERROR_OVERFLOW, "x [%lld, %lld] is larger than memory", ll(m),
+           ll(k));
   PC_CHECK(((x && y) || k == 0) && scale && zero_point, PC_ERROR_NULL, "x, y, scale or zero_point is NULL");
   PC_CHECK(is_aligned(x, 4) && is_aligned(scale, 4) && is_aligned(zero_point, 4), PC_ERROR_ALIGNMENT,
            "x, scale or zero_point is not aligned to its element type");

@@ -1,4 +1,5 @@
-// What the kernels of one ISA offer for quantization, and the activations that are no clamp. Quantization works on a contiguous run of values and touches nothing beyond it.
+// What the kernels of one ISA offer for quantization, and the activations that are no clamp. Quantization works on a contiguous run of values and
+// touches nothing beyond it.
 #pragma once
 
 #include <cstdint>

@@ -82,7 +82,7 @@ bool quantize_row(const float* x, int64_t count, float inverse_scale, int32_t ze
   int64_t i = 0;
   for (; finite && i + 4 * VL <= count; i += 4 * VL) {
     vi q[4];
-    PC_UNROLL for (int j = 0; j < 4; ++j) q[j] = vi_add(vi_from_vf(vf_mul(vf_load(x + i + j * VL), f)), z);
+  PC_UNROLL for (int j = 0; j < 4; ++j) q[j] = vi_add(vi_from_vf(vf_mul(vf_load(x + i + j * VL), f)), z);
     vi_store_u8x4(y + i, q);
   }
   const vf lo = vf_set1((float)-zero_point), hi = vf_set1((float)(255 - zero_point));

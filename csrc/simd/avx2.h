@@ -28,7 +28,9 @@ typedef __m256 vf;
 typedef __m256i vi;
 
 // The first n lanes.
-PC_INLINE __m256i lanes(int n) { return _mm256_cmpgt_epi32(_mm256_set1_epi32(n), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7)); }
+PC_INLINE __m256i lanes(int n) {
+  return _mm256_cmpgt_epi32(_mm256_set1_epi32(n), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
+}
 
 #if defined(__GNUC__) && !defined(PC_SIMDE)
 template <class T> PC_INLINE void pin(T& x) { __asm__ volatile("" : "+x"(x)); }
@@ -78,8 +80,7 @@ PC_INLINE vi vi_add_saturate(vi a, vi b) {
   const __m256i sum = _mm256_add_epi32(a, b);
   const __m256i over = _mm256_andnot_si256(_mm256_xor_si256(a, b), _mm256_xor_si256(a, sum));
   const __m256i limit = _mm256_xor_si256(_mm256_srai_epi32(a, 31), _mm256_set1_epi32(INT32_MAX));
-  return _mm256_castps_si256(
-      _mm256_blendv_ps(_mm256_castsi256_ps(sum), _mm256_castsi256_ps(limit), _mm256_castsi256_ps(over)));
+  return _mm256_castps_si256(_mm256_blendv_ps(_mm256_castsi256_ps(sum), _mm256_castsi256_ps(limit), _mm256_castsi256_ps(over)));
 }
 PC_INLINE vi vi_max(vi a, vi b) { return _mm256_max_epi32(a, b); }
 PC_INLINE vi vi_min(vi a, vi b) { return _mm256_min_epi32(a, b); }

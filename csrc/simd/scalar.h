@@ -70,7 +70,9 @@ PC_INLINE vf vf_pow2(vi n) {  // 2^n, -126 <= n <= 127
 }
 
 // VL bytes or words to and from int32 lanes.
-PC_INLINE vi vi_load_u8(const uint8_t* p) { return *p; }
+PC_INLINE vi vi_load_u8(const uint8_t* p) {
+  return *p;
+}
 PC_INLINE vi vi_load_s8(const int8_t* p) { return *p; }
 PC_INLINE void vi_store_8(void* p, vi x) { *(uint8_t*)p = (uint8_t)x; }
 PC_INLINE void vi_store_8n(void* p, vi x, int n) {
@@ -94,9 +96,7 @@ PC_INLINE vi vi_broadcast_pair(const int16_t* p) {
   return x;
 }
 PC_INLINE vi vi_load_s8_pairs(const int8_t* p) { return (int32_t)(((uint32_t)(int32_t)p[0] & 0xffffu) | ((uint32_t)(int32_t)p[1] << 16)); }
-PC_INLINE vi vi_dot2(vi c, vi a, vi b) {
-  return vi_add(c, (int32_t)(int16_t)a * (int16_t)b + (a >> 16) * (b >> 16));
-}
+PC_INLINE vi vi_dot2(vi c, vi a, vi b) { return vi_add(c, (int32_t)(int16_t)a * (int16_t)b + (a >> 16) * (b >> 16)); }
 
 PC_INLINE void vf_transpose(vf (&)[1]) {}
 

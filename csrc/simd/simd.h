@@ -23,7 +23,7 @@
 #include <string.h>
 
 #ifndef PC_NS
-#error "compile kernel files through pycompress_add_kernels() in CMakeLists.txt, which sets PC_NS"
+#error "compile kernel files through pycompress_add_kernels() of cmake/kernels.cmake, which sets PC_NS"
 #endif
 
 #if defined(__GNUC__)

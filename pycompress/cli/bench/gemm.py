@@ -127,7 +127,7 @@ def _show(rows: list[Row], about: dict[str, Any]) -> None:
         out.print(f"Peak of one core, highest seen: int8 {peaks['int8']:.0f}, float32 {peaks['float32']:.0f} GMAC/s.")
     else:
         out.print(f"GMAC/s, ± spread over {about['rounds']} rounds. The Numba backend has no instruction peak.")
-    out.print("The float32 weight is packed at each call, as linear does it.")
+    out.print("A float32 weight is packed at each call, as linear does it; with up to 8 rows it is read as it is.")
     out.print(f"numpy {blas['version']}: {_blas(blas)}", soft_wrap=True)
 
 
