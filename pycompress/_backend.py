@@ -33,9 +33,11 @@ from __future__ import annotations
 import functools
 import importlib
 import os
+from collections.abc import Callable
 from types import ModuleType
+from typing import Any
 
-__all__ = ["NAME", "kernels"]
+__all__ = ["NAME", "fast", "kernels"]
 
 
 def _choose() -> str:
@@ -60,3 +62,11 @@ NAME = _choose()
 def kernels() -> ModuleType:
     """The module of the backend in use. Numba is imported by the first call that needs it."""
     return importlib.import_module("pycompress._native" if NAME == "native" else "pycompress.kernels")
+
+
+def fast(name: str) -> Callable[..., Any]:
+    """A function of the native module that takes what is plainly right, and returns NotImplemented for all else.
+
+    What it declines goes the long way, which knows what to say about it. Other backends decline everything.
+    """
+    return getattr(kernels(), name) if NAME == "native" else lambda *arguments: NotImplemented

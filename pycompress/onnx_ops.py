@@ -214,6 +214,8 @@ def _range(name: str, dtype: np.dtype[Any]) -> tuple[float, float, bool]:
 
 # ---- MatMulInteger, QLinearMatMul
 
+_matmul_integer_fast = _backend.fast("matmul_integer_fast")
+
 
 def matmul_integer(
     a: Array,
@@ -235,6 +237,10 @@ def matmul_integer(
 
     Raises TypeError for a dtype, ValueError for a shape, OverflowError for a K with which a sum could leave int32.
     """
+    if type(b) is Int8Weight:
+        y = _matmul_integer_fast(a, b._packed, a_zero_point, b_zero_point)
+        if y is not NotImplemented:
+            return y  # type: ignore[no-any-return]
     product = _Product(a, b, a_zero_point, b_zero_point)
     kernels = _backend.kernels()
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -29,12 +28,7 @@ _ACTIVATIONS: dict[str | None, tuple[int, float, float]] = {
 }
 
 
-def _declined(*arguments: Any) -> Any:
-    return NotImplemented
-
-
-# Takes what is plainly right and leaves all else to _linear, which knows what to say about it.
-_fast: Callable[..., Any] = _backend.kernels().linear_fast if _backend.NAME == "native" else _declined
+_fast = _backend.fast("linear_fast")
 
 
 def linear(

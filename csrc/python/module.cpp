@@ -291,19 +291,23 @@ bool overlap(const Plain& a, const py::detail::PyArray_Proxy* b, pc_type b_type)
   return pc::overlap(a.array->data, bytes(a.array, a.type), b->data, bytes(b, b_type));
 }
 
+// An int that fits `type`; false for anything else.
+bool plain_zero_point(PyObject* h, pc_type type, int32_t* zero_point) {
+  if (!PyLong_CheckExact(h)) return false;
+  int overflow;
+  const long value = PyLong_AsLongAndOverflow(h, &overflow);
+  *zero_point = static_cast<int32_t>(value);
+  return overflow == 0 && value >= (type == PC_S8 ? -128 : 0) && value <= (type == PC_S8 ? 127 : 255);
+}
+
 // A QParams, or a tuple (float, int), that fits `type`; false for anything else.
 bool plain_qparams(py::handle h, pc_type type, float* scale, int32_t* zero_point) {
   if (!PyTuple_Check(h.ptr()) || PyTuple_GET_SIZE(h.ptr()) != 2) return false;
   PyObject* s = PyTuple_GET_ITEM(h.ptr(), 0);
-  PyObject* z = PyTuple_GET_ITEM(h.ptr(), 1);
-  if (!PyFloat_CheckExact(s) || !PyLong_CheckExact(z)) return false;
-  int overflow;
-  const long value = PyLong_AsLongAndOverflow(z, &overflow);
+  if (!PyFloat_CheckExact(s) || !plain_zero_point(PyTuple_GET_ITEM(h.ptr(), 1), type, zero_point)) return false;
   const double exact = PyFloat_AS_DOUBLE(s);
-  if (overflow != 0 || value < (type == PC_S8 ? -128 : 0) || value > (type == PC_S8 ? 127 : 255)) return false;
   if (!(exact > 0 && exact <= static_cast<double>(std::numeric_limits<float>::max()))) return false;
   *scale = static_cast<float>(exact);
-  *zero_point = static_cast<int32_t>(value);
   return *scale > 0;
 }
 
@@ -425,6 +429,22 @@ py::object linear_fast(py::handle x, py::handle weight, py::handle bias, py::han
   return result;
 }
 
+py::object matmul_integer_fast(py::handle a, py::handle weight, py::handle a_zero_point, py::handle b_zero_point) {
+  const py::object no = py::reinterpret_borrow<py::object>(Py_NotImplemented);
+  const Plain ap = plain(a);
+  if (!ap.array || ap.type == PC_F32 || ap.array->nd < 1 || !b_zero_point.is_none() || !py::isinstance<Int8Packed>(weight)) return no;
+  const Int8Packed& packed = *py::cast<const Int8Packed*>(weight);
+  const int nd = ap.array->nd;
+  if (packed.k == 0 || ap.array->dimensions[nd - 1] != packed.k) return no;
+  pc_gemm_s8_desc d = s8_desc(size_of(ap.array) / packed.k, packed, ap.type, PC_S32);
+  if (!a_zero_point.is_none() && !plain_zero_point(a_zero_point.ptr(), ap.type, &d.x_zero_point)) return no;
+  std::vector<py::ssize_t> shape(ap.array->dimensions, ap.array->dimensions + nd);
+  shape.back() = packed.n;
+  py::array_t<int32_t> result(shape);
+  run_s8(d, packed, ap.array->data, result.mutable_data(), std::nullopt);
+  return result;
+}
+
 // ---- the machine
 
 py::list isas() {
@@ -490,6 +510,8 @@ PYBIND11_MODULE(_native, m, py::mod_gil_not_used()) {
         py::arg("out"), threads, py::arg("w_zero_point") = py::none());
   m.def("linear_f32", &linear_f32, py::arg("x"), py::arg("w"), py::arg("bias"), py::arg("activation"), py::arg("out"), threads);
   m.def("linear_fast", &linear_fast, "linear() where everything is plainly right; NotImplemented otherwise.");
+  m.def("matmul_integer_fast", &matmul_integer_fast,
+        "matmul_integer() by a packed weight where everything is plainly right; NotImplemented otherwise.");
 
   m.def("isas", &isas, "The instruction sets that are built, from the least to the best.");
   m.def("active_isa", [] { return pc_isa_name(pc_isa_active()); });

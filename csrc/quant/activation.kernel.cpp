@@ -23,7 +23,6 @@ template <class F> PC_INLINE Wide each(F f) {
 }
 
 #define PC_EACH(expression) each([&](int i) __attribute__((always_inline)) { return expression; })
-PC_INLINE Wide operator+(const Wide& a, const Wide& b) { return PC_EACH(vf_add(a.v[i], b.v[i])); }
 PC_INLINE Wide operator-(const Wide& a, const Wide& b) { return PC_EACH(vf_sub(a.v[i], b.v[i])); }
 PC_INLINE Wide operator*(const Wide& a, const Wide& b) { return PC_EACH(vf_mul(a.v[i], b.v[i])); }
 PC_INLINE Wide operator/(const Wide& a, const Wide& b) { return PC_EACH(vf_div(a.v[i], b.v[i])); }
