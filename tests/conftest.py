@@ -64,7 +64,11 @@ class Way:
     def ran(self, family):
         if self._native is not None:
             kernel, _, isa = self._native.last_kernel().partition("/")
-            assert kernel in (family, f"{family}_few")  # a kernel of its own for few rows
+            assert kernel in (
+                family,
+                f"{family}_few",
+                f"{family}_split",
+            )  # of its own for few rows, or for such weights
             assert isa == INHERITED.get((family, self.name), self.name)
 
 

@@ -18,6 +18,7 @@ struct S8Tile {
   const int32_t* w_sum;         // [nr] sums over k
   const int32_t* x_sum;         // [rows] sums over k of x - zero point; only with w_zero_point
   const int32_t* w_zero_point;  // [nr] or nullptr
+  const int32_t* rest;          // [rows][nr] products with the rest of a split weight, or nullptr
   const float* x_scale;         // [rows]; f32 only
   const float* scale;           // [nr]: of the weight (f32), or the multiplier of requantization (q8)
   const float* bias;            // [nr] or nullptr; f32 only
@@ -31,6 +32,19 @@ struct S8Tile {
 
 typedef void (*S8TileFunction)(const S8Tile&);
 
+// What was taken out of a split weight so that no pair saturates, as sparse rows: entries begin[i] to begin[i + 1] are those of output i.
+struct S8Rest {
+  const uint32_t* begin;  // [nr + 1]
+  uint32_t count;         // of all entries
+  const uint32_t* column;
+  const int16_t* value;
+  const void* x;  // rows, ldx bytes apart
+  ptrdiff_t ldx;
+  const uint8_t* transposed;  // by transpose_rows, 16 rows at a time; or nullptr
+  int64_t k, rows;
+  int32_t* out;  // [rows][nr]
+};
+
 struct GemmS8Kernel {
   const char* name;
   int mr, nr;
@@ -40,6 +54,9 @@ struct GemmS8Kernel {
   // k values of uint8 or int8 into a row for the kernel; k_padded - k zeros follow. x_zero_point of the tile is then zero_point + 128 for
   // int8 in groups of 4, and not looked at in groups of 2.
   void (*pack_row_8)(const void* x, bool is_signed, int64_t k, int32_t zero_point, void* row, int64_t k_padded);
+  // Only of a kernel for split weights. out[16 * k] of up to 16 rows; the products with the rest of a panel.
+  void (*transpose_rows)(const void* rows, ptrdiff_t ld, int count, int64_t k, uint8_t* out);
+  void (*rest)(const S8Rest& rest);
 };
 
 struct F32Tile {

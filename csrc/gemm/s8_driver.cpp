@@ -17,16 +17,19 @@ namespace {
 
 constexpr size_t kRowsBytes = 192 * 1024;  // of packed rows in a block: they share L2 with a panel of w
 constexpr int kMaxTilesInBlock = 24;
-constexpr int64_t kRowsAtOnce = 16;  // quantized together: their ranges become scales in one vector, and they are still in the cache
+constexpr int64_t kRowsAtOnce = 16;    // quantized together: their ranges become scales in one vector, and they are still in the cache
+constexpr int64_t kFewRowsOfRest = 8;  // fewer are not transposed for the rest of a split weight
 
 // A part's own workspace: rows of x as the kernel wants them, what goes with each row, and one float32 tile.
 struct Workspace {
   size_t row_bytes;  // from row to row
   int64_t rows;      // of a block
-  size_t x_scale, x_zero_point, x_sum, tile, bytes;
+  size_t x_scale, x_zero_point, x_sum, tile, transposed, rest, bytes;
 };
 
-Workspace workspace_of(int64_t m, int64_t k, const GemmS8Kernel& kernel) {
+Workspace workspace_of(int64_t m, const S8Packed& weight) {
+  const GemmS8Kernel& kernel = *weight.kernel;
+  const int64_t k = weight.header->k;
   Workspace w{};
   // An odd number of cache lines, so that the rows of a tile lie in different sets of L1.
   const size_t lines = divide_up(static_cast<size_t>(round_up(k, int64_t{4})) * static_cast<size_t>(kernel.value_size), kAlignment);
@@ -38,7 +41,10 @@ Workspace workspace_of(int64_t m, int64_t k, const GemmS8Kernel& kernel) {
   w.x_zero_point = w.x_scale + vector_bytes;
   w.x_sum = w.x_zero_point + vector_bytes;
   w.tile = w.x_sum + vector_bytes;
-  w.bytes = w.tile + round_up(sizeof(float) * kMaxMr * kMaxNr, kAlignment);
+  w.transposed = w.tile + round_up(sizeof(float) * kMaxMr * kMaxNr, kAlignment);
+  const bool rest = weight.rest_begin != nullptr, transposed = rest && w.rows >= kFewRowsOfRest;
+  w.rest = w.transposed + (transposed ? round_up(static_cast<size_t>(round_up(w.rows, kRowsAtOnce) * k), kAlignment) : 0);
+  w.bytes = w.rest + (rest ? static_cast<size_t>(w.rows * kernel.nr) * 4 : 0);
   return w;
 }
 
@@ -208,7 +214,7 @@ class Part {
   Part(const Call& call, const Workspace& layout, char* workspace)
       : call_(call),
         d_(call.d),
-        kernel_(*call.w.kernels->gemm_s8),
+        kernel_(*call.w.kernel),
         quant_(*call.w.kernels->quant),
         activation_(*call.w.kernels->activation),
         layout_(layout),
@@ -216,12 +222,17 @@ class Part {
         x_scale_(reinterpret_cast<float*>(workspace + layout.x_scale)),
         x_zero_point_(reinterpret_cast<int32_t*>(workspace + layout.x_zero_point)),
         x_sum_(reinterpret_cast<int32_t*>(workspace + layout.x_sum)),
-        tile_(reinterpret_cast<float*>(workspace + layout.tile)) {}
+        tile_(reinterpret_cast<float*>(workspace + layout.tile)),
+        transposed_(reinterpret_cast<uint8_t*>(workspace + layout.transposed)),
+        rest_(reinterpret_cast<int32_t*>(workspace + layout.rest)) {}
 
   pc_status run(const Block& block) {
     for (int64_t m0 = block.m.begin; m0 < block.m.end; m0 += layout_.rows) {
       const int64_t rows = std::min(layout_.rows, block.m.end - m0);
       for (int64_t r = 0; r < rows; r += kRowsAtOnce) PC_TRY(pack_rows(m0 + r, r, static_cast<int>(std::min(kRowsAtOnce, rows - r))));
+      for (int64_t r = 0; has_transposed(rows) && r < rows; r += kRowsAtOnce)
+        kernel_.transpose_rows(row(r), static_cast<ptrdiff_t>(layout_.row_bytes), static_cast<int>(std::min(kRowsAtOnce, rows - r)), d_.k,
+                               transposed_ + r * d_.k);
       for (int64_t n0 = block.n.begin; n0 < block.n.end; n0 += kernel_.nr) PC_TRY(run_panel(m0, rows, n0, block.n.end));
     }
     return PC_OK;
@@ -236,6 +247,8 @@ class Part {
     for (int i = 0; i < count; ++i) PC_TRY(pack_row(m + i, r + i));
     return PC_OK;
   }
+
+  bool has_transposed(int64_t rows) const { return call_.w.rest_begin && rows >= kFewRowsOfRest; }
 
   char* row(int64_t r) const { return rows_ + static_cast<size_t>(r) * layout_.row_bytes; }
 
@@ -312,6 +325,22 @@ class Part {
     x_sum_[r] = sum;
   }
 
+  // What was taken out of a split weight, for the block's rows by one panel.
+  void multiply_rest(int64_t rows, int64_t n0) {
+    S8Rest t{};
+    t.begin = call_.w.rest_begin + n0;
+    t.count = call_.w.header->rest_count;
+    t.column = call_.w.rest_column;
+    t.value = call_.w.rest_value;
+    t.x = rows_;
+    t.ldx = static_cast<ptrdiff_t>(layout_.row_bytes);
+    t.transposed = has_transposed(rows) ? transposed_ : nullptr;
+    t.k = d_.k;
+    t.rows = rows;
+    t.out = rest_;
+    kernel_.rest(t);
+  }
+
   pc_status run_panel(int64_t m0, int64_t rows, int64_t n0, int64_t n_end) {
     const bool to_q8 = d_.y_type == PC_U8 || d_.y_type == PC_S8, curve = is_curve(d_.activation);
     const size_t y_size = size_of(d_.y_type);
@@ -323,11 +352,13 @@ class Part {
     t.high = to_q8 && !curve ? static_cast<float>(call_.q.high - d_.y_zero_point) : call_.high;
     t.y_zero_point = d_.y_zero_point;
     const S8TileFunction* tiles = d_.y_type == PC_S32 ? kernel_.s32 : to_q8 && !curve ? kernel_.q8 : kernel_.f32;
+    if (call_.w.rest_begin) multiply_rest(rows, n0);
     bool finite = true;
     for_tiles(rows, kernel_.mr, [&](int64_t r, int count) {
       t.x = row(r);
       t.x_zero_point = x_zero_point_ + r;
       t.x_sum = x_sum_ + r;
+      t.rest = call_.w.rest_begin ? rest_ + r * kernel_.nr : nullptr;
       t.x_scale = x_scale_ + r;
       char* y = call_.y + ((m0 + r) * d_.ldy + n0) * static_cast<int64_t>(y_size);
       const ptrdiff_t ldy = d_.ldy * static_cast<int64_t>(y_size);
@@ -356,6 +387,8 @@ class Part {
   int32_t* x_zero_point_;
   int32_t* x_sum_;
   float* tile_;
+  uint8_t* transposed_;
+  int32_t* rest_;
   Panel panel_;
 };
 
@@ -370,7 +403,7 @@ pc_status pc_gemm_s8_workspace_size(const pc_gemm_s8_desc* desc, const void* pac
   PC_TRY(check_part(0, nth));
   Call call{};
   PC_TRY(check_desc(desc, packed, bytes, &call));
-  *workspace_bytes = static_cast<size_t>(nth) * workspace_of(call.d.m, call.d.k, *call.w.kernels->gemm_s8).bytes;
+  *workspace_bytes = static_cast<size_t>(nth) * workspace_of(call.d.m, call.w).bytes;
   return PC_OK;
 }
 
@@ -382,8 +415,8 @@ pc_status pc_gemm_s8_run(const pc_gemm_s8_desc* desc, const void* packed, size_t
   PC_TRY(check_desc(desc, packed, bytes, &call));
   call.x = static_cast<const char*>(x);
   call.y = static_cast<char*>(y);
-  const GemmS8Kernel& kernel = *call.w.kernels->gemm_s8;
-  const Workspace layout = workspace_of(call.d.m, call.d.k, kernel);
+  const GemmS8Kernel& kernel = *call.w.kernel;
+  const Workspace layout = workspace_of(call.d.m, call.w);
   PC_TRY(check_operands(&call, bytes, workspace, workspace_bytes, static_cast<size_t>(nth) * layout.bytes));
   PC_TRY(prepare_last_step(&call));
   set_last_kernel(kernel.name);

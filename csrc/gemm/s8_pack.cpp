@@ -11,14 +11,27 @@ namespace {
 constexpr char kMagic[8] = {'P', 'C', 'g', 'e', 'm', 'm', 's', '8'};
 constexpr uint32_t kVersion = 1;
 
-const Kernels* find_reader(int nr, int group) {
-  const Kernels* kernels;
-  if (active_kernels(&kernels) == PC_OK && kernels->gemm_s8->nr == nr && kernels->gemm_s8->group == group) return kernels;
+// A weight is split when that leaves a rest of at most 1 in kRestShare: with twice as much, the rest costs what the faster products gain. With a
+// short k the rest's fixed cost for each panel is too much.
+constexpr int64_t kRestShare = 24, kRestLeastK = 192;
+
+uint32_t rest_capacity(int64_t n, int64_t k) {
+  return k < kRestLeastK ? 0 : static_cast<uint32_t>(std::min<int64_t>(n * k / kRestShare, UINT32_MAX / 8));
+}
+
+const GemmS8Kernel* kernel_of(const Kernels& kernels, const S8Header& h) {
+  const GemmS8Kernel* kernel = h.split ? kernels.gemm_s8_split : kernels.gemm_s8;
+  return kernel && kernel->nr == h.nr && kernel->group == h.group ? kernel : nullptr;
+}
+
+// The active kernels if they read this form, else the best that do.
+bool find_reader(const S8Header& h, S8Packed* p) {
+  if (active_kernels(&p->kernels) == PC_OK && (p->kernel = kernel_of(*p->kernels, h))) return true;
   for (int32_t i = pc_isa_count(); i-- > 0;) {
-    kernels = kernels_of(i);
-    if (kernels && kernels->gemm_s8->nr == nr && kernels->gemm_s8->group == group) return kernels;
+    p->kernels = kernels_of(i);
+    if (p->kernels && (p->kernel = kernel_of(*p->kernels, h))) return true;
   }
-  return nullptr;
+  return false;
 }
 
 // One panel: panel[s][i][g] = w[i, s * G + g], and the sums over k. Each loop walks along the contiguous side of w and writes a group at a
@@ -61,6 +74,34 @@ void pack_panel(const uint8_t* w, uint8_t flip, int64_t columns, int64_t k, int6
     }
 }
 
+// Cuts the second of two neighbours of k down where vpmaddubsw would saturate. What is cut off becomes an entry. False when there is no room for it.
+struct Rest {
+  uint32_t* begin;
+  uint32_t* column;
+  int16_t* value;
+  uint32_t count, capacity;
+};
+
+bool split_panel(int8_t* panel, int64_t steps, int nr, uint32_t* begin, Rest* rest) {
+  constexpr int limit = 128;  // 255 * 128 < 2^15
+  for (int i = 0; i < nr; ++i) {
+    begin[i] = rest->count;
+    for (int64_t s = 0; s < steps; ++s) {
+      int8_t* group = panel + (s * nr + i) * 4;
+      for (int g = 0; g < 4; g += 2) {
+        const int sum = group[g] + group[g + 1];
+        if (sum <= limit && sum >= -limit) continue;
+        if (rest->count == rest->capacity) return false;
+        const int cut = sum > 0 ? sum - limit : sum + limit;
+        group[g + 1] = static_cast<int8_t>(group[g + 1] - cut);
+        rest->column[rest->count] = static_cast<uint32_t>(s * 4 + g + 1);
+        rest->value[rest->count++] = static_cast<int16_t>(cut);
+      }
+    }
+  }
+  return true;
+}
+
 }  // namespace
 
 pc_status s8_check_k(int64_t k, bool w_wide) {
@@ -69,17 +110,28 @@ pc_status s8_check_k(int64_t k, bool w_wide) {
   return PC_OK;
 }
 
-pc_status s8_layout(int64_t n, int64_t k, int nr, int group, S8Layout* layout) {
+pc_status s8_layout(int64_t n, int64_t k, const GemmS8Kernel& kernel, uint32_t rest_count, S8Layout* layout) {
   PC_CHECK(n >= 0 && k >= 0, PC_ERROR_SHAPE, "the weight is [%lld, %lld], wanted sizes >= 0", ll(n), ll(k));
   PC_TRY(s8_check_k(k, false));
   PC_CHECK(n <= INT64_MAX / (int64_t{1} << 24), PC_ERROR_OVERFLOW, "n is %lld, wanted at most 2^39", ll(n));
-  layout->np = round_up(n, static_cast<int64_t>(nr));
-  layout->steps = divide_up(k, static_cast<int64_t>(group));
-  const size_t vector_bytes = round_up(static_cast<size_t>(layout->np) * 4, kAlignment);
-  layout->scale = sizeof(S8Header);
-  layout->sum = layout->scale + vector_bytes;
-  layout->panels = layout->sum + vector_bytes;
-  layout->bytes = round_up(layout->panels + static_cast<size_t>(layout->np * layout->steps * group), kAlignment);
+  layout->np = round_up(n, static_cast<int64_t>(kernel.nr));
+  layout->steps = divide_up(k, static_cast<int64_t>(kernel.group));
+  size_t end = sizeof(S8Header);
+  const auto section = [&end](size_t bytes) {
+    const size_t begin = end;
+    end = round_up(begin + bytes, kAlignment);
+    return begin;
+  };
+  const size_t np = static_cast<size_t>(layout->np);
+  layout->scale = section(np * 4);
+  layout->sum = section(np * 4);
+  layout->panels = section(np * static_cast<size_t>(layout->steps * kernel.group));
+  if (kernel.rest) {
+    layout->rest_begin = section((np + 1) * 4);
+    layout->rest_column = section(size_t{rest_count} * 4);
+    layout->rest_value = section(size_t{rest_count} * 2);
+  }
+  layout->bytes = end;
   return PC_OK;
 }
 
@@ -90,15 +142,16 @@ pc_status s8_open(const void* packed, size_t bytes, S8Packed* p) {
   const S8Header* h = static_cast<const S8Header*>(packed);
   PC_CHECK(std::memcmp(h->magic, kMagic, sizeof kMagic) == 0, PC_ERROR_FORMAT, "packed does not begin as a weight of gemm_s8 does");
   PC_CHECK(h->version == kVersion, PC_ERROR_FORMAT, "packed has version %u, wanted %u", h->version, kVersion);
-  PC_CHECK(h->nr >= 1 && h->nr <= kMaxNr && (h->group == 2 || h->group == 4) && h->w_unsigned <= 1, PC_ERROR_FORMAT,
-           "packed is of an unknown layout: panels of %u, groups of %u", h->nr, h->group);
+  PC_CHECK(
+      h->nr >= 1 && h->nr <= kMaxNr && (h->group == 2 || h->group == 4) && h->w_unsigned <= 1 && h->split <= 1 && (h->split || h->rest_count == 0),
+      PC_ERROR_FORMAT, "packed is of an unknown layout: panels of %u, groups of %u", h->nr, h->group);
+  PC_CHECK(find_reader(*h, p), PC_ERROR_ISA, "packed was made for another kind of CPU: panels of %u, groups of %u%s; pack it here", h->nr, h->group,
+           h->split ? ", split" : "");
   S8Layout layout{};
-  if (s8_layout(h->n, h->k, h->nr, h->group, &layout) != PC_OK || layout.bytes != h->bytes)
+  if (s8_layout(h->n, h->k, *p->kernel, h->rest_count, &layout) != PC_OK || layout.bytes != h->bytes)
     return fail(PC_ERROR_FORMAT, "packed says [%lld, %lld] in %llu bytes, which do not agree", ll(h->n), ll(h->k),
                 static_cast<unsigned long long>(h->bytes));
   PC_CHECK(bytes >= layout.bytes, PC_ERROR_BUFFER, "packed has %zu bytes, its header wants %zu", bytes, layout.bytes);
-  p->kernels = find_reader(h->nr, h->group);
-  PC_CHECK(p->kernels, PC_ERROR_ISA, "packed was made for another kind of CPU: panels of %u, groups of %u; pack it here", h->nr, h->group);
   const char* base = static_cast<const char*>(packed);
   p->header = h;
   p->scale = reinterpret_cast<const float*>(base + layout.scale);
@@ -106,6 +159,12 @@ pc_status s8_open(const void* packed, size_t bytes, S8Packed* p) {
   p->panels = reinterpret_cast<const int8_t*>(base + layout.panels);
   p->steps = layout.steps;
   p->panel_bytes = layout.steps * h->group * h->nr;
+  p->rest_begin = nullptr;
+  if (h->rest_count > 0) {
+    p->rest_begin = reinterpret_cast<const uint32_t*>(base + layout.rest_begin);
+    p->rest_column = reinterpret_cast<const uint32_t*>(base + layout.rest_column);
+    p->rest_value = reinterpret_cast<const int16_t*>(base + layout.rest_value);
+  }
   return PC_OK;
 }
 
@@ -114,12 +173,17 @@ pc_status s8_open(const void* packed, size_t bytes, S8Packed* p) {
 extern "C" {
 
 pc_status pc_gemm_s8_pack_size(int64_t n, int64_t k, size_t* bytes) {
+  using namespace pc;
   PC_CHECK(bytes, PC_ERROR_NULL, "bytes is NULL");
-  const pc::Kernels* kernels;
-  PC_TRY(pc::active_kernels(&kernels));
-  pc::S8Layout layout{};
-  PC_TRY(pc::s8_layout(n, k, kernels->gemm_s8->nr, kernels->gemm_s8->group, &layout));
+  const Kernels* kernels;
+  PC_TRY(active_kernels(&kernels));
+  S8Layout layout{};
+  PC_TRY(s8_layout(n, k, *kernels->gemm_s8, 0, &layout));
   *bytes = layout.bytes;
+  if (kernels->gemm_s8_split) {
+    PC_TRY(s8_layout(n, k, *kernels->gemm_s8_split, rest_capacity(n, k), &layout));
+    *bytes = std::max(*bytes, layout.bytes);
+  }
   return PC_OK;
 }
 
@@ -129,36 +193,56 @@ pc_status pc_gemm_s8_pack(const void* w, pc_type w_type, int64_t n, int64_t k, i
   PC_CHECK(w_type == PC_S8 || w_type == PC_U8, PC_ERROR_TYPE, "w_type is %d, wanted PC_S8 or PC_U8", w_type);
   const Kernels* kernels;
   PC_TRY(active_kernels(&kernels));
-  const int nr = kernels->gemm_s8->nr, group = kernels->gemm_s8->group;
-  S8Layout layout{};
-  PC_TRY(s8_layout(n, k, nr, group, &layout));
+  size_t wanted;
+  PC_TRY(pc_gemm_s8_pack_size(n, k, &wanted));
   PC_CHECK(packed && (w || n == 0 || k == 0), PC_ERROR_NULL, "%s is NULL", packed ? "w" : "packed");
   PC_CHECK(is_aligned(packed, kAlignment), PC_ERROR_ALIGNMENT, "packed is not aligned to %d bytes", PC_ALIGNMENT);
-  PC_CHECK(bytes >= layout.bytes, PC_ERROR_BUFFER, "packed has %zu bytes, wanted %zu", bytes, layout.bytes);
+  PC_CHECK(bytes >= wanted, PC_ERROR_BUFFER, "packed has %zu bytes, wanted %zu", bytes, wanted);
   for (int64_t i = 0; scale && i < n; ++i)
     PC_CHECK(scale[i] > 0 && std::isfinite(scale[i]), PC_ERROR_VALUE, "scale[%lld] is %g, wanted positive and finite", ll(i),
              static_cast<double>(scale[i]));
 
   char* base = static_cast<char*>(packed);
-  std::memset(base, 0, layout.panels);
-  std::memset(base + layout.panels, 0, bytes - layout.panels);
-  float* scales = reinterpret_cast<float*>(base + layout.scale);
-  int32_t* sums = reinterpret_cast<int32_t*>(base + layout.sum);
-  for (int64_t i = 0; i < n; ++i) scales[i] = scale ? scale[i] : 1.0f;
-  const auto pack = group == 4 ? pack_panel<4> : pack_panel<2>;
-  for (int64_t i = 0; i < n; i += nr)
-    pack(static_cast<const uint8_t*>(w) + i * ldn, w_type == PC_U8 ? 0x80 : 0, std::min<int64_t>(nr, n - i), k, ldn, ldk, nr,
-         reinterpret_cast<int8_t*>(base + layout.panels) + i * layout.steps * group, sums + i);
-  S8Header header{};
-  std::memcpy(header.magic, kMagic, sizeof kMagic);
-  header.version = kVersion;
-  header.nr = static_cast<uint16_t>(nr);
-  header.group = static_cast<uint16_t>(group);
-  header.n = n;
-  header.k = k;
-  header.bytes = layout.bytes;
-  header.w_unsigned = w_type == PC_U8;
-  std::memcpy(base, &header, sizeof header);
+  const auto pack_for = [&](const GemmS8Kernel& kernel, uint32_t capacity) {
+    const int nr = kernel.nr, group = kernel.group;
+    S8Layout layout{};
+    if (s8_layout(n, k, kernel, capacity, &layout) != PC_OK) return false;
+    std::memset(base, 0, layout.panels);
+    std::memset(base + layout.panels, 0, bytes - layout.panels);
+    float* scales = reinterpret_cast<float*>(base + layout.scale);
+    int32_t* sums = reinterpret_cast<int32_t*>(base + layout.sum);
+    for (int64_t i = 0; i < n; ++i) scales[i] = scale ? scale[i] : 1.0f;
+    const auto pack = group == 4 ? pack_panel<4> : pack_panel<2>;
+    Rest rest{reinterpret_cast<uint32_t*>(base + layout.rest_begin), reinterpret_cast<uint32_t*>(base + layout.rest_column),
+              reinterpret_cast<int16_t*>(base + layout.rest_value), 0, capacity};
+    for (int64_t i = 0; i < n; i += nr) {
+      int8_t* panel = reinterpret_cast<int8_t*>(base + layout.panels) + i * layout.steps * group;
+      pack(static_cast<const uint8_t*>(w) + i * ldn, w_type == PC_U8 ? 0x80 : 0, std::min<int64_t>(nr, n - i), k, ldn, ldk, nr, panel, sums + i);
+      if (kernel.rest && !split_panel(panel, layout.steps, nr, rest.begin + i, &rest)) return false;
+    }
+    if (kernel.rest) {
+      rest.begin[layout.np] = rest.count;
+      S8Layout exact{};  // with room for the entries that there are: the values move up
+      if (s8_layout(n, k, kernel, rest.count, &exact) != PC_OK) return false;
+      std::memmove(base + exact.rest_value, rest.value, size_t{rest.count} * 2);
+      std::memset(base + exact.rest_value + size_t{rest.count} * 2, 0, layout.bytes - exact.rest_value - size_t{rest.count} * 2);
+      layout = exact;
+    }
+    S8Header header{};
+    std::memcpy(header.magic, kMagic, sizeof kMagic);
+    header.version = kVersion;
+    header.nr = static_cast<uint16_t>(nr);
+    header.group = static_cast<uint16_t>(group);
+    header.n = n;
+    header.k = k;
+    header.bytes = layout.bytes;
+    header.w_unsigned = w_type == PC_U8;
+    header.split = kernel.rest != nullptr;
+    header.rest_count = rest.count;
+    std::memcpy(base, &header, sizeof header);
+    return true;
+  };
+  if (!kernels->gemm_s8_split || !pack_for(*kernels->gemm_s8_split, rest_capacity(n, k))) pack_for(*kernels->gemm_s8, 0);
   return PC_OK;
 }
 
@@ -167,7 +251,7 @@ pc_status pc_gemm_s8_packed_info(const void* packed, size_t bytes, int64_t* n, i
   PC_TRY(pc::s8_open(packed, bytes, &p));
   if (n) *n = p.header->n;
   if (k) *k = p.header->k;
-  if (kernel) *kernel = p.kernels->gemm_s8->name;
+  if (kernel) *kernel = p.kernel->name;
   return PC_OK;
 }
 }

@@ -1,4 +1,5 @@
-// int8 GEMM by vpmaddwd: a lane takes 2 values of k as int16 and adds their products exactly; vpmaddubsw would take 4 but saturates.
+// int8 GEMM by vpmaddwd: a lane takes 2 values of k as int16 and adds their products exactly; vpmaddubsw would take 4 but saturates: see
+// s8_split.kernel.cpp. For weights with too many pairs that would.
 //
 // Tile: AVX2 6 x 16 (12 accumulators, 2 weight vectors, a broadcast, a product: all 16 registers), scalar 4 x 4. x is widened when it is
 // packed, its zero point taken off, so the last step needs no correction. w stays int8 in memory, half the traffic, and is widened in
@@ -55,7 +56,7 @@ template <class Last, int R> constexpr void fill(S8TileFunction* by_rows) {
 }
 
 constexpr GemmS8Kernel make() {
-  GemmS8Kernel kernel{"gemm_s8/" PC_ISA_NAME, MR, NV * VL, 2, 2, {}, {}, {}, pack_row_8};
+  GemmS8Kernel kernel{"gemm_s8/" PC_ISA_NAME, MR, NV * VL, 2, 2, {}, {}, {}, pack_row_8, nullptr, nullptr};
   fill<ToS32, MR>(kernel.s32);
   fill<ToF32, MR>(kernel.f32);
   fill<ToQ8, MR>(kernel.q8);

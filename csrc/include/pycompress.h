@@ -161,7 +161,8 @@ typedef struct pc_gemm_s8_desc {
   float low, high;          /* of PC_ACTIVATION_CLAMP */
 } pc_gemm_s8_desc;
 
-/* Bytes that the packed form of an int8 or uint8 weight [n, k] takes for the active instruction set. */
+/* Bytes that the packed form of an int8 or uint8 weight [n, k] takes at most, for the active instruction set. Some depend on the values of w:
+ * then the rest is filled with zeros. */
 PC_API pc_status pc_gemm_s8_pack_size(int64_t n, int64_t k, size_t* bytes);
 /* w[i * ldn + j * ldk] is output i, input j; w_type PC_S8 or PC_U8. scale [n], or NULL for ones. Every byte of packed[bytes]
  * is written, so that it can be stored and mapped again on a CPU of the same kind. */

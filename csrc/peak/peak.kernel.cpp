@@ -31,7 +31,7 @@ double s8(int64_t iterations) {
   for (int64_t i = 0; i < iterations; ++i) {
     PC_UNROLL for (int c = 0; c < CHAINS; ++c) {
       pin(a);
-#if defined(PC_ISA_AVX512VNNI) || defined(PC_ISA_AVXVNNI)
+#if !defined(PC_ISA_SCALAR)
       acc[c] = vi_dot4(acc[c], a, b);
 #else
       acc[c] = vi_dot2(acc[c], a, b);
@@ -39,7 +39,7 @@ double s8(int64_t iterations) {
       pin(acc[c]);
     }
   }
-#if defined(PC_ISA_AVX512VNNI) || defined(PC_ISA_AVXVNNI)
+#if !defined(PC_ISA_SCALAR)
   constexpr int products = 4;
 #else
   constexpr int products = 2;

@@ -126,17 +126,28 @@ PC_INLINE vi vi_broadcast_pair(const int16_t* p) {
 }
 PC_INLINE vi vi_load_s8_pairs(const int8_t* p) { return _mm256_cvtepi8_epi16(_mm_loadu_si128((const __m128i*)p)); }
 PC_INLINE vi vi_dot2(vi c, vi a, vi b) { return _mm256_add_epi32(c, _mm256_madd_epi16(a, b)); }
-#if defined(PC_ISA_AVXVNNI)
 PC_INLINE vi vi_broadcast_quad(const uint8_t* p) {
   int32_t x;
   memcpy(&x, p, 4);
   return _mm256_set1_epi32(x);
 }
-#if defined(PC_VNNI_VL)  // the EVEX form of the same instruction, to test this source on a CPU that has only AVX-512
+#if !defined(PC_ISA_AVXVNNI)  // exact where no two neighbouring products leave int16 together
+PC_INLINE vi vi_dot4(vi c, vi a, vi b) { return _mm256_add_epi32(c, _mm256_madd_epi16(_mm256_maddubs_epi16(a, b), _mm256_set1_epi16(1))); }
+// The same with the ones in memory, where registers are scarce.
+PC_INLINE vi vi_dot4_tight(vi c, vi a, vi b) {
+  alignas(32) static const int16_t ones[16] = {1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1};
+  __m256i pairs = _mm256_maddubs_epi16(a, b);
+#if defined(__GNUC__)
+  __asm__("vpmaddwd %1, %0, %0" : "+x"(pairs) : "m"(ones));
+#else
+  pairs = _mm256_madd_epi16(pairs, _mm256_load_si256((const __m256i*)ones));
+#endif
+  return _mm256_add_epi32(c, pairs);
+}
+#elif defined(PC_VNNI_VL)  // the EVEX form of the same instruction, to test this source on a CPU that has only AVX-512
 PC_INLINE vi vi_dot4(vi c, vi a, vi b) { return _mm256_dpbusd_epi32(c, a, b); }
 #else
 PC_INLINE vi vi_dot4(vi c, vi a, vi b) { return _mm256_dpbusd_avx_epi32(c, a, b); }
-#endif
 #endif
 
 PC_INLINE void vf_transpose(vf (&r)[8]) {

@@ -13,7 +13,7 @@
 //   vi_dot2(c, a, b)          c += sum of 2 products int16 x int16 per lane
 //   vf_transpose(r)           r[j][i] = r[i][j] of VL vectors
 //   pin(x)                    x stays in a register here, and work is not moved across: GCC otherwise spills accumulators
-//   vi_dot4(c, a, b)          c += sum of 4 products uint8 x int8 per lane, exact       (VNNI only)
+//   vi_dot4(c, a, b)          c += sum of 4 products uint8 x int8 per lane; exact with VNNI, without it where neighbours stay within int16
 //
 // Kernel files include no standard header with inline functions: the linker could take the copy compiled here, with raised
 // flags, for the whole program. Everything is static or in PC_NS.
