@@ -6,6 +6,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstring>
 #include <limits>
 #include <memory>
 #include <optional>
@@ -79,12 +80,23 @@ struct Int8Packed {
   AlignedMemory memory;
   int64_t n, k;
   const char* kernel;
+  double macs_per_thread;
   const void* source;  // the bytes that it was packed from, which its owner keeps: no result may go there
   size_t source_bytes;
 };
 
-// Work below this many multiply-accumulates for a thread costs more to hand over than it gains.
-constexpr double kInt8MacsPerThread = 2 << 20, kFloat32MacsPerThread = 1 << 19, kValuesPerThread = 1 << 17;
+// Handing work to a sleeping thread takes up to 50 us: that many multiply-accumulates, at the speed of the kernel's instruction set, have to be in
+// it for a thread of its own.
+double macs_per_thread(const char* kernel, bool int8) {
+  const std::string isa = std::strchr(kernel, '/') + 1;
+  const double millions = isa == "avx512vnni" ? (int8 ? 24 : 6) : isa == "avxvnni" ? 12 : isa == "avx2" ? (int8 ? 8 : 3) : 0.3;
+  return millions * 1e6;
+}
+
+// The cost of a product in multiply-accumulates: reading the weight costs as much as 4 rows of x.
+double cost(int64_t m, int64_t n, int64_t k) { return static_cast<double>(n) * static_cast<double>(k) * static_cast<double>(m + 4); }
+
+constexpr double kValuesPerThread = 1 << 17;
 
 int32_t threads_for(double work, double per_thread, Threads wanted) {
   const int32_t most = wanted ? *wanted : pc_get_num_threads();
@@ -111,22 +123,26 @@ template <class T> T* data(const std::optional<py::array>& a) { return a ? data<
 void set_activation(const Activation& a, int32_t* activation, float* low, float* high) { std::tie(*activation, *low, *high) = a; }
 
 void run_s8(const pc_gemm_s8_desc& d, const Int8Packed& w, const void* x, void* y, Threads num_threads) {
-  const double macs = static_cast<double>(d.m) * static_cast<double>(d.n) * static_cast<double>(d.k);
-  const int32_t nth = threads_for(macs, kInt8MacsPerThread, num_threads);
+  const double work = cost(d.m, d.n, d.k);
+  const int32_t nth = threads_for(work, w.macs_per_thread, num_threads);
   size_t bytes;
   check(pc_gemm_s8_workspace_size(&d, w.memory.get(), w.memory.size(), nth, &bytes));
   Workspace workspace(bytes);
-  check(parallel(nth, macs < 1e5,
+  check(parallel(nth, work < 1e5,
                  [&](int32_t ith, int32_t n) { return pc_gemm_s8_run(&d, w.memory.get(), w.memory.size(), x, y, workspace.get(), bytes, ith, n); }));
 }
 
 void run_f32(const pc_gemm_f32_desc& d, const float* w, const float* x, float* y, Threads num_threads) {
-  const double macs = static_cast<double>(d.m) * static_cast<double>(d.n) * static_cast<double>(d.k);
-  const int32_t nth = threads_for(macs, kFloat32MacsPerThread, num_threads);
+  static const double per_thread = [] {  // of the active instruction set; a cap that a test sets later changes no result
+    const std::string isa = pc_isa_name(pc_isa_active());
+    return macs_per_thread(("/" + isa).c_str(), false);
+  }();
+  const double work = cost(d.m, d.n, d.k);
+  const int32_t nth = threads_for(work, per_thread, num_threads);
   size_t bytes;
   check(pc_gemm_f32_workspace_size(&d, nth, &bytes));
   Workspace workspace(bytes);
-  check(parallel(nth, macs < 1e5, [&](int32_t ith, int32_t n) { return pc_gemm_f32_run(&d, w, 0, x, y, workspace.get(), bytes, ith, n); }));
+  check(parallel(nth, work < 1e5, [&](int32_t ith, int32_t n) { return pc_gemm_f32_run(&d, w, 0, x, y, workspace.get(), bytes, ith, n); }));
 }
 
 // ---- quant
@@ -188,13 +204,14 @@ void quantize_rows(const py::array& x, const py::array& out, const py::array& sc
 std::unique_ptr<Int8Packed> pack_int8(const py::array& q, const py::array& scale) {
   size_t bytes;
   check(pc_gemm_s8_pack_size(q.shape(0), q.shape(1), &bytes));
-  std::unique_ptr<Int8Packed> packed(new Int8Packed{AlignedMemory(bytes), q.shape(0), q.shape(1), "", q.data(), static_cast<size_t>(q.nbytes())});
+  std::unique_ptr<Int8Packed> packed(new Int8Packed{AlignedMemory(bytes), q.shape(0), q.shape(1), "", 0, q.data(), static_cast<size_t>(q.nbytes())});
   {
     const pc_type type = type_of(q);
     py::gil_scoped_release release;
     check(pc_gemm_s8_pack(q.data(), type, packed->n, packed->k, q.strides(0), q.strides(1), data<float>(scale), packed->memory.get(), bytes));
   }
   check(pc_gemm_s8_packed_info(packed->memory.get(), bytes, nullptr, nullptr, &packed->kernel));
+  packed->macs_per_thread = macs_per_thread(packed->kernel, true);
   return packed;
 }
 

@@ -136,7 +136,8 @@ def bench(shape: Shape, runners: Sequence[Runner], rounds: int, step: Callable[[
         for name, values in peaks.items():
             values.append(measure.peak(name) / 1e9)
 
-    seconds = measure.interleaved(calls, rounds, begin, step)
+    settle = 0.1 if pc.get_num_threads() > 1 else 0
+    seconds = measure.interleaved(calls, rounds, begin, step, settle)
     peak = {name: float(np.median(values)) for name, values in peaks.items()}
     bounds = {form.name: peak[form.peak] * pc.get_num_threads() for form in FORMS}
     results = []

@@ -58,11 +58,12 @@ class Timer:
 
 
 def interleaved(
-    calls: Mapping[Key, Call], rounds: int, begin: Callable[[], None], step: Callable[[], None]
+    calls: Mapping[Key, Call], rounds: int, begin: Callable[[], None], step: Callable[[], None], settle: float = 0
 ) -> dict[Key, list[float]]:
     """Seconds of each call, round by round; another one is first in each round.
 
-    begin() is called at the start of a round, step() after each turn.
+    begin() is called at the start of a round, step() after each turn. Before a turn `settle` seconds pass: with several
+    threads, the thread pools of others spin for a while after their last product, on cores that the next one needs.
     """
     timers = {name: Timer(call) for name, call in calls.items()}
     seconds: dict[Key, list[float]] = {name: [] for name in calls}
@@ -70,6 +71,7 @@ def interleaved(
     for _ in range(rounds):
         begin()
         for name in order:
+            time.sleep(settle)
             seconds[name].append(timers[name].turn())
             step()
         order.append(order.pop(0))
