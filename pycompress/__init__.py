@@ -13,6 +13,7 @@ Beside these: `pycompress.kernels` (the same kernels in Numba), `pycompress.numb
 `pycompress.capi` (the C interface through cffi).
 """
 
+from ._errors import FormatError
 from ._machine import __version__, cpu_info, get_num_threads, set_num_threads
 from .onnx_ops import (
     dequantize_linear,
@@ -25,6 +26,7 @@ from .ops import linear
 from .weights import Int8Weight, QParams
 
 __all__ = [
+    "FormatError",
     "Int8Weight",
     "QParams",
     "__version__",

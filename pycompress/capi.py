@@ -26,6 +26,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from ._errors import FormatError
+
 __all__ = [
     "check",
     "ffi",
@@ -73,13 +75,18 @@ def get_pkgconfig_dir() -> str:
 def check(status: int) -> None:
     """Raise what a pc_status means, with pc_last_error() of this thread as the message; nothing for PC_OK.
 
-    TypeError for PC_ERROR_TYPE, OverflowError for PC_ERROR_OVERFLOW, else ValueError: as the functions of pycompress.
+    TypeError for PC_ERROR_TYPE, OverflowError for PC_ERROR_OVERFLOW, FormatError for PC_ERROR_FORMAT, else ValueError,
+    as the functions of pycompress.
     """
     if status == 0:
         return
     library = _load_lib()
-    error = {library.PC_ERROR_TYPE: TypeError, library.PC_ERROR_OVERFLOW: OverflowError}.get(status, ValueError)
-    raise error(_load_ffi().string(library.pc_last_error()).decode())
+    errors: dict[int, type[Exception]] = {
+        library.PC_ERROR_TYPE: TypeError,
+        library.PC_ERROR_OVERFLOW: OverflowError,
+        library.PC_ERROR_FORMAT: FormatError,
+    }
+    raise errors.get(status, ValueError)(_load_ffi().string(library.pc_last_error()).decode())
 
 
 def _installed(path: Path) -> Path:

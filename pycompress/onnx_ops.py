@@ -7,6 +7,7 @@ NumPy, with types that NumPy lacks (int4, float8, ...) as arrays of the ml_dtype
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Callable
 from typing import Any, TypeAlias
 
@@ -171,6 +172,10 @@ def _form(shape: tuple[int, ...], scale: Array, zero_point: Array, axis: int) ->
         raise ValueError(f"zero_point has shape {zero_point.shape}, wanted scale's, {scale.shape}")
     if scale.size == 1 and scale.ndim <= 1:
         return 1, 1, math.prod(shape)
+    try:
+        axis = operator.index(axis)
+    except TypeError:
+        raise TypeError(f"axis is {axis!r}, wanted an int") from None
     if not -len(shape) <= axis < len(shape):
         raise ValueError(f"axis is {axis}, wanted {-len(shape)} to {len(shape) - 1} for x of shape {shape}")
     axis %= len(shape)

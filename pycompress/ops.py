@@ -149,7 +149,9 @@ def _linear_int8(
     dtypes: tuple[np.dtype[Any], ...] = (_arguments.FLOAT32,)
     if y_qparams is not None:
         dtypes = (x.dtype, *(dtype for dtype in _arguments.EIGHT_BITS if dtype != x.dtype))
-    result = _arguments.output(out, shape, dtypes, {"x": x, "weight": weight.q, "bias": bias})
+    result = _arguments.output(
+        out, shape, dtypes, {"x": x, "weight.q": weight.q, "weight.scale": weight.scale, "bias": bias}
+    )
     if x_qparams is not None:
         x_qparams = _qparams("x_qparams", x_qparams, x.dtype if quantized else np.dtype(np.uint8))
         if not quantized and x_qparams.scale <= 2.0**-128:

@@ -215,6 +215,15 @@ def _bytes(rng: np.random.Generator, dtype: Any, *shape: int) -> Array:
     return np.asarray(rng.integers(info.min, info.max, shape, dtype, endpoint=True))
 
 
+def _splittable(rng: np.random.Generator, dtype: Any, n: int, k: int) -> Array:
+    """A weight with few neighbours that vpmaddubsw would saturate on: a kernel for split weights takes it."""
+    info = np.iinfo(dtype)
+    middle = (int(info.min) + int(info.max) + 1) // 2
+    w = rng.integers(middle - 64, middle + 64, (n, k), dtype)
+    w[:, 4:6], w[:, -2:] = info.max, info.min
+    return w
+
+
 def _product(x: Array, w: Array) -> Array:
     """x @ w.T without a BLAS, whose threads may wait for those of others."""
     return np.asarray(np.einsum("mk,nk->mn", x, w))
@@ -244,6 +253,11 @@ def _gemm_check(x_type: Any, w_type: Any) -> Callable[[Any, np.random.Generator]
             # Every product an extreme: what saturates at 16 bits shows here.
             for a, b in itertools.product(*((np.iinfo(t).min, np.iinfo(t).max) for t in (x_type, w_type))):
                 product(f"all {a} by all {b}, M, N, K", np.full_like(x, a), np.full_like(w, b), False)
+        m, n, k = SHAPES[-1]
+        x, w = _bytes(rng, x_type, m, k), _splittable(rng, w_type, n, k)
+        for rows in (3, m):
+            product("split, M, N, K", x[:rows], w, False)
+            product("split, with zero points, M, N, K", x[:rows], w, True)
         m, n, k = THREADED
         product("on 2 threads, M, N, K", _bytes(rng, x_type, m, k), _bytes(rng, w_type, n, k), True, 2)
 
@@ -270,7 +284,7 @@ def _linear_int8_check(y_type: Any) -> Callable[[Any, np.random.Generator], None
 
     def check(kernels: Any, rng: np.random.Generator) -> None:
         for (m, n, k), (name, activation) in itertools.product(SHAPES[1:], ACTIVATIONS.items()):
-            w = np.maximum(_bytes(rng, np.int8, n, k), -127)
+            w = np.maximum((_splittable if k == SHAPES[-1][2] else _bytes)(rng, np.int8, n, k), -127)
             w_scale = rng.uniform(0.001, 0.02, n).astype(np.float32)
             bias = _floats(rng, n)
             handle = kernels.pack_int8(w, w_scale)

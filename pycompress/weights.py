@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import operator
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -47,6 +48,11 @@ class QParams(_QParams):
         if not -128 <= index <= 255:
             raise ValueError(f"zero_point is {index}, wanted -128 to 255")
         return super().__new__(cls, rounded, index)
+
+    @classmethod
+    def _make(cls, iterable: Iterable[Any]) -> QParams:  # type: ignore[override]  # mypy wants arguments of typeshed's
+        """As the constructor; `_replace` goes through it, so that it checks as well."""
+        return cls(*iterable)
 
 
 class Int8Weight:

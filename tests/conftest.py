@@ -64,11 +64,7 @@ class Way:
     def ran(self, family):
         if self._native is not None:
             kernel, _, isa = self._native.last_kernel().partition("/")
-            assert kernel in (
-                family,
-                f"{family}_few",
-                f"{family}_split",
-            )  # of its own for few rows, or for such weights
+            assert kernel in (family, f"{family}_few", f"{family}_split")  # or one for few rows, or for split weights
             assert isa == INHERITED.get((family, self.name), self.name)
 
 

@@ -10,6 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import pycompress as pc
+
 capi = pytest.importorskip("pycompress.capi")
 native = pytest.importorskip("pycompress._native", reason="the compiled part is not installed")
 ffi, lib = capi.ffi, capi.lib
@@ -195,7 +197,7 @@ SPOILT = {
     "ALIGNMENT": (lambda g: setattr(g, "work", g.work[1:]), "workspace is not aligned to 64", ValueError),
     "OVERLAP": (lambda g: setattr(g, "y", g.x), "y overlaps x", ValueError),
     "BUFFER": (lambda g: setattr(g, "work", g.work[:64]), "workspace has 64 bytes, wanted", ValueError),
-    "FORMAT": (lambda g: g.packed.__setitem__(0, 0), "packed does not begin as", ValueError),
+    "FORMAT": (lambda g: g.packed.__setitem__(0, 0), "packed does not begin as", pc.FormatError),
     "ISA": (Gemm.other_cpu, "packed was made for another kind of CPU", ValueError),
     "STRUCT": (lambda g: g.set(size=8), "desc->size is 8, wanted", ValueError),
     "NONFINITE": (Gemm.nan, "x holds NaN or infinity in row 0", ValueError),

@@ -84,6 +84,20 @@ def test_an_import_that_fails_is_one_line(monkeypatch: pytest.MonkeyPatch) -> No
     assert "Traceback" not in result.stderr
 
 
+def test_selfcheck_reaches_split_weights(native: Any) -> None:
+    """Where there is a kernel for them, weights of the self-check are split, and have a rest."""
+    before = native.active_isa()
+    try:
+        for isa in (isa["name"] for isa in native.isas() if isa["usable"]):
+            native.set_isa(isa)
+            for dtype in (np.uint8, np.int8):
+                w = selfcheck._splittable(np.random.default_rng(0), dtype, *selfcheck.SHAPES[-1][1:])
+                kernel = native.pack_int8(w, np.ones(len(w), np.float32)).kernel
+                assert kernel == ("gemm_s8_split/avx2" if isa == "avx2" else f"gemm_s8/{isa}")
+    finally:
+        native.set_isa(before)
+
+
 def test_doctor() -> None:
     result = invoke("doctor")
     assert result.exit_code == 0, result.output

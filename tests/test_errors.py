@@ -424,6 +424,7 @@ QUANTIZE = {
         r"zero_point has shape \(2,\), wanted scale's, \(3,\)",
     ),
     "axis 2": (quantize(X, SCALE3, ZERO3, axis=2), ValueError, r"axis is 2, wanted -2 to 1 for x of shape \(2, 3\)"),
+    "axis type": (quantize(X, SCALE3, ZERO3, axis=1.0), TypeError, "axis is 1.0, wanted an int"),
     "axis -3": (quantize(X, SCALE3, ZERO3, axis=-3), ValueError, r"axis is -3, wanted -2 to 1 for x of shape \(2, 3\)"),
     "back: x float32": (dequantize(X, 1.0), TypeError, "x is an array of float32, wanted uint8, int8 or another"),
     "back: x int64": (

@@ -29,7 +29,7 @@ def test_import_loads_nothing_but_numpy(backend):
     assert foreign(modules) == {"pycompress"}
     assert {name for name in modules if name.startswith("pycompress")} <= {
         "pycompress",
-        *(f"pycompress.{part}" for part in ("_arguments", "_backend", "_machine", "_native")),
+        *(f"pycompress.{part}" for part in ("_arguments", "_backend", "_errors", "_machine", "_native")),
         *(f"pycompress.{part}" for part in ("onnx_ops", "ops", "weights")),
     }
 

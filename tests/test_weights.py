@@ -230,8 +230,35 @@ def test_qparams_are_copied(how):
     assert qparams == pc.QParams(0.1, 3)
 
 
+def test_qparams_are_checked_when_replaced():
+    qparams = pc.QParams(0.1, 3)
+    assert qparams._replace(zero_point=np.int8(4)) == pc.QParams(0.1, 4)
+    for changed, error in (
+        ({"scale": -1}, ValueError),
+        ({"zero_point": 256}, ValueError),
+        ({"zero_point": 3.7}, TypeError),
+    ):
+        with pytest.raises(error, match=next(iter(changed))):
+            qparams._replace(**changed)
+
+
 def test_qparams_or_a_pair(rng, weight):
     x = random_bytes(rng, np.uint8, 3, 9)
     wanted = pc.linear(x, weight, x_qparams=pc.QParams(0.1, 3), y_qparams=pc.QParams(0.2, 9))
     for kind in (tuple, list):
         same_bits(pc.linear(x, weight, x_qparams=kind((0.1, 3)), y_qparams=kind((f32(0.2), np.uint8(9)))), wanted)
+
+
+@pytest.mark.parametrize("used", [False, True])
+def test_no_result_goes_into_a_weight(used):
+    """Before it is packed, and after, when calls take the fast path; strided values span more than they fill."""
+    base, scales = np.zeros((4, 32), np.int8), np.ones(8, np.float32)
+    weight = pc.Int8Weight(base[::-1, ::2], scales[:4])
+    x = np.ones((1, 16), np.float32)
+    if used:
+        pc.linear(x, weight)
+    for name, memory in ("weight.q", base.reshape(-1)[-16:].view(np.float32)), ("weight.scale", scales[:4]):
+        with pytest.raises(ValueError, match=f"out shares memory with {name}"):
+            pc.linear(x, weight, out=memory.reshape(1, 4))
+    assert (weight.scale == 1).all()
+    assert not base.any()

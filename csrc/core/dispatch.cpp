@@ -108,10 +108,22 @@ pc_status choose(const char* name, int* index) {
   return fail(PC_ERROR_ISA, "the instruction set '%s' is not in this build; the best that can run here is '%s'", name, t.isas[t.best()].name);
 }
 
+// As a cap: of an instruction set that this CPU skipped, the best usable one below it.
+pc_status choose_capped(const char* name, int* index) {
+  const Table& t = table();
+  for (int i = 0; name && i < t.best(); ++i)
+    if (std::strcmp(t.isas[i].name, name) == 0 && !t.isas[i].by_name_only) {
+      while (!t.isas[i].usable || t.isas[i].by_name_only) --i;  // the first is always usable
+      *index = i;
+      return PC_OK;
+    }
+  return choose(name, index);
+}
+
 pc_status active_index(int* index) {
   *index = active.load(std::memory_order_relaxed);
   if (*index != kUndecided) return PC_OK;
-  PC_TRY(choose(std::getenv("PYCOMPRESS_ISA"), index));
+  PC_TRY(choose_capped(std::getenv("PYCOMPRESS_ISA"), index));
   active.store(*index, std::memory_order_relaxed);
   return PC_OK;
 }

@@ -32,6 +32,23 @@ inline bool span_bytes(int64_t rows, int64_t columns, int64_t ld, size_t element
   return multiply(span + static_cast<size_t>(columns), element, bytes) && *bytes <= PTRDIFF_MAX;
 }
 
+// The bytes of an array of [rows, columns] with strides of any sign, in bytes. Where these leave the address space the result means nothing.
+struct Span {
+  const void* begin;
+  size_t bytes;
+};
+
+inline Span span_of(const void* data, int64_t rows, int64_t columns, int64_t row_stride, int64_t column_stride, size_t element) {
+  if (rows == 0 || columns == 0) return {data, 0};
+  uintptr_t low = reinterpret_cast<uintptr_t>(data), high = low + element;
+  const auto reach = [&](int64_t count, int64_t stride) {
+    (stride < 0 ? low : high) += static_cast<uintptr_t>(count - 1) * static_cast<uintptr_t>(stride);
+  };
+  reach(rows, row_stride);
+  reach(columns, column_stride);
+  return {reinterpret_cast<const void*>(low), high - low};
+}
+
 // For the library's own callers (the Python module); the C interface never allocates. Large blocks ask for huge pages,
 // which spares a streamed weight most of its TLB misses. nullptr when there is no memory.
 void* allocate(size_t bytes);

@@ -130,7 +130,7 @@ void after_fork_in_child() { pool.store(new (std::nothrow) Pool); }
 
 Pool* the_pool() {
   static const bool once = [] {
-    pool.store(new Pool);
+    pool.store(new (std::nothrow) Pool);
 #if !defined(_WIN32)
     pthread_atfork(nullptr, nullptr, after_fork_in_child);
 #endif

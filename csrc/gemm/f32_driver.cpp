@@ -279,6 +279,9 @@ pc_status pc_gemm_f32_pack(const float* w, int64_t n, int64_t k, int64_t ldn, in
   PC_CHECK(is_aligned(packed, kAlignment), PC_ERROR_ALIGNMENT, "packed is not aligned to %d bytes", PC_ALIGNMENT);
   PC_CHECK(is_aligned(w, sizeof(float)), PC_ERROR_ALIGNMENT, "w is not aligned to float");
   PC_CHECK(bytes >= wanted, PC_ERROR_BUFFER, "packed has %zu bytes, wanted %zu", bytes, wanted);
+  const auto bytes_of = [](int64_t ld) { return static_cast<int64_t>(static_cast<uint64_t>(ld) * sizeof(float)); };
+  const Span source = span_of(w, n, k, bytes_of(ldn), bytes_of(ldk), sizeof(float));
+  PC_CHECK(!overlap(packed, bytes, source.begin, source.bytes), PC_ERROR_OVERLAP, "packed overlaps w");
   F32Header header{};
   std::memcpy(header.magic, kMagic, sizeof kMagic);
   header.version = 1;

@@ -61,9 +61,9 @@ void rest(const S8Rest& t) {
     for (int64_t r = 0; r < t.rows; ++r) {
       const uint8_t* x = (const uint8_t*)t.x + r * t.ldx;
       for (int i = 0; i < NR; ++i) {
-        int32_t sum = 0;
-        PC_UNROLL for (uint32_t e = bound[i]; e < bound[i + 1]; ++e) sum += x[column(t, e)] * t.value[e];
-        t.out[r * NR + i] = sum;
+        uint32_t sum = 0;  // wraps where a damaged file makes it
+        PC_UNROLL for (uint32_t e = bound[i]; e < bound[i + 1]; ++e) sum += (uint32_t)(x[column(t, e)] * t.value[e]);
+        t.out[r * NR + i] = (int32_t)sum;
       }
     }
     return;

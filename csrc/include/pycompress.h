@@ -87,7 +87,7 @@ PC_API int32_t pc_isa_active(void);
 /* Choose by name; NULL or "" for the best usable one. PC_ERROR_ISA when it is unknown or not usable.
  * A weight that is packed already keeps its layout, and is read by the active kernel if that has the same, else by the one it was packed for. */
 PC_API pc_status pc_set_isa(const char* name);
-/* The kernel that the last pc_..._run of this thread used, as "gemm_s8/avx2"; "" before the first. */
+/* The kernel that the last pc_..._run of this thread used, as "gemm_s8/avx2" or "gemm_s8_split/avx2"; "" before the first. */
 PC_API const char* pc_last_kernel(void);
 
 typedef struct pc_cpu_info {
@@ -164,7 +164,7 @@ typedef struct pc_gemm_s8_desc {
 /* Bytes that the packed form of an int8 or uint8 weight [n, k] takes at most, for the active instruction set. Some depend on the values of w:
  * then the rest is filled with zeros. */
 PC_API pc_status pc_gemm_s8_pack_size(int64_t n, int64_t k, size_t* bytes);
-/* w[i * ldn + j * ldk] is output i, input j; w_type PC_S8 or PC_U8. scale [n], or NULL for ones. Every byte of packed[bytes]
+/* w[i * ldn + j * ldk] is output i, input j; both may be negative. w_type PC_S8 or PC_U8. scale [n], or NULL for ones. Every byte of packed[bytes]
  * is written, so that it can be stored and mapped again on a CPU of the same kind. */
 PC_API pc_status pc_gemm_s8_pack(const void* w, pc_type w_type, int64_t n, int64_t k, int64_t ldn, int64_t ldk, const float* scale, void* packed,
                                  size_t bytes);
@@ -172,7 +172,7 @@ PC_API pc_status pc_gemm_s8_pack(const void* w, pc_type w_type, int64_t n, int64
 PC_API pc_status pc_gemm_s8_packed_info(const void* packed, size_t bytes, int64_t* n, int64_t* k, const char** kernel);
 /* Bytes of workspace for all nth parts together. */
 PC_API pc_status pc_gemm_s8_workspace_size(const pc_gemm_s8_desc* desc, const void* packed, size_t bytes, int32_t nth, size_t* workspace_bytes);
-/* k is bounded so that no sum can leave int32: k * 255 * 128 < 2^31 (255 * 255 with w_zero_points or a uint8 weight), else
+/* k is bounded so that no sum can leave int32: k * 255 * 128 < 2^31 (255 * 255 with w_zero_points, whatever they are, or a uint8 weight), else
  * PC_ERROR_OVERFLOW. */
 PC_API pc_status pc_gemm_s8_run(const pc_gemm_s8_desc* desc, const void* packed, size_t bytes, const void* x, void* y, void* workspace,
                                 size_t workspace_bytes, int32_t ith, int32_t nth);

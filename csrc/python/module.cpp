@@ -81,15 +81,15 @@ struct Int8Packed {
   int64_t n, k;
   const char* kernel;
   double macs_per_thread;
-  const void* source;  // the bytes that it was packed from, which its owner keeps: no result may go there
-  size_t source_bytes;
+  // What it was packed from, which its owner keeps: no result may go there.
+  pc::Span q, scale;
 };
 
 // Handing work to a sleeping thread takes up to 50 us: that many multiply-accumulates, at the speed of the kernel's instruction set, have to be in
 // it for a thread of its own.
 double macs_per_thread(const char* kernel, bool int8) {
   const std::string isa = std::strchr(kernel, '/') + 1;
-  const double millions = isa == "avx512vnni" ? (int8 ? 24 : 6) : isa == "avxvnni" ? 12 : isa == "avx2" ? (int8 ? 8 : 3) : 0.3;
+  const double millions = isa == "avx512vnni" ? (int8 ? 24 : 6) : isa == "avxvnni" ? (int8 ? 12 : 3) : isa == "avx2" ? (int8 ? 8 : 3) : 0.3;
   return millions * 1e6;
 }
 
@@ -204,7 +204,13 @@ void quantize_rows(const py::array& x, const py::array& out, const py::array& sc
 std::unique_ptr<Int8Packed> pack_int8(const py::array& q, const py::array& scale) {
   size_t bytes;
   check(pc_gemm_s8_pack_size(q.shape(0), q.shape(1), &bytes));
-  std::unique_ptr<Int8Packed> packed(new Int8Packed{AlignedMemory(bytes), q.shape(0), q.shape(1), "", 0, q.data(), static_cast<size_t>(q.nbytes())});
+  std::unique_ptr<Int8Packed> packed(new Int8Packed{AlignedMemory(bytes),
+                                                    q.shape(0),
+                                                    q.shape(1),
+                                                    "",
+                                                    0,
+                                                    pc::span_of(q.data(), q.shape(0), q.shape(1), q.strides(0), q.strides(1), 1),
+                                                    {scale.data(), static_cast<size_t>(scale.nbytes())}});
   {
     const pc_type type = type_of(q);
     py::gil_scoped_release release;
@@ -414,8 +420,10 @@ py::object linear_fast(py::handle x, py::handle weight, py::handle bias, py::han
       return no;
     for (int i = 0; i + 1 < xa->nd; ++i)
       if (oa->dimensions[i] != xa->dimensions[i]) return no;
-    if (packed && pc::overlap(oa->data, static_cast<size_t>(size_of(oa)) * (op.type == PC_F32 ? 4 : 1), packed->source, packed->source_bytes))
-      return no;
+    const size_t out_bytes = static_cast<size_t>(size_of(oa)) * (op.type == PC_F32 ? 4 : 1);
+    if (packed)
+      for (const pc::Span* span : {&packed->q, &packed->scale})
+        if (pc::overlap(oa->data, out_bytes, span->begin, span->bytes)) return no;
     if (overlap(op, xa, xp.type) || (wa && overlap(op, wa, PC_F32)) || (ba && overlap(op, ba, PC_F32))) return no;
     result = py::reinterpret_borrow<py::object>(out);
   }

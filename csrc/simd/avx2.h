@@ -6,19 +6,14 @@
 //                                                         for the broadcast
 //   vpmaddwd ymm                3        2      2         a product and an add for 16 MACs: the add shares the ports, so the bound is
 //   vpaddd ymm                  1        4      3         16 MACs a cycle on Zen (2 multiplies) and less on Intel
+//   vpmaddubsw ymm              3        2      2         with vpmaddwd and vpaddd 32 MACs; exact where neighbours stay in int16
 //   vpdpbusd ymm (VEX)          4        2      2         32 MACs each, nothing else to do
 //   vpmovsxbw ymm, m128         4        2      1         once per weight vector, used by 6 rows
 //   vpbroadcastd ymm, m32       load     3      3         a load, no shuffle
 //   vpmulld ymm                 3        2      1/2       only once per output, in the last step
 #pragma once
 
-#if defined(PC_SIMDE)
-#define SIMDE_ENABLE_NATIVE_ALIASES
-#include <simde/x86/avx2.h>
-#include <simde/x86/fma.h>
-#else
 #include <immintrin.h>
-#endif
 
 namespace pc {
 namespace PC_NS {
@@ -32,7 +27,7 @@ PC_INLINE __m256i lanes(int n) {
   return _mm256_cmpgt_epi32(_mm256_set1_epi32(n), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
 }
 
-#if defined(__GNUC__) && !defined(PC_SIMDE)
+#if defined(__GNUC__)
 template <class T> PC_INLINE void pin(T& x) { __asm__ volatile("" : "+x"(x)); }
 #else
 template <class T> PC_INLINE void pin(T&) {}
