@@ -57,20 +57,30 @@ template <int R> void tile(const F32Tile& t) {
   }
 }
 
+// VL inputs from j on (or the `rest` that there are) of a panel of rows of w: squares are transposed in registers.
+template <bool Whole> PC_INLINE void pack_rows(const float* w, int64_t ldn, int columns, int64_t j, int rest, float* panel) {
+  PC_UNROLL for (int v = 0; v < NV; ++v) {
+    vf square[VL];
+    PC_UNROLL for (int i = 0; i < VL; ++i) {
+      const float* row = w + (v * VL + i) * ldn + j;
+      square[i] = Whole ? vf_load(row) : v * VL + i < columns ? vf_loadn(row, rest) : vf_zero();
+    }
+    vf_transpose(square);
+    PC_UNROLL for (int i = 0; i < VL; ++i)
+      if (Whole || i < rest) vf_store(panel + (j + i) * NV * VL + v * VL, square[i]);
+  }
+}
+
 void pack_panel(const float* w, int64_t ldn, int64_t ldk, int columns, int64_t k, float* panel) {
   constexpr int NR = NV * VL;
   int64_t j = 0;
-  if (columns == NR && ldk == 1) {  // rows of w: transpose squares in registers
-    for (; j + VL <= k; j += VL) {
+  if (ldk == 1) {
+    for (; columns == NR && j + VL <= k; j += VL) {
       // No hardware follows that many rows at once. A prefetch beyond the array does nothing.
       for (int i = 0; i < NR; ++i) prefetch(w + i * ldn + j + PREFETCH);
-      for (int v = 0; v < NV; ++v) {
-        vf square[VL];
-        PC_UNROLL for (int i = 0; i < VL; ++i) square[i] = vf_load(w + (v * VL + i) * ldn + j);
-        vf_transpose(square);
-        PC_UNROLL for (int i = 0; i < VL; ++i) vf_store(panel + (j + i) * NR + v * VL, square[i]);
-      }
+      pack_rows<true>(w, ldn, columns, j, VL, panel);
     }
+    for (; j < k; j += VL) pack_rows<false>(w, ldn, columns, j, k - j < VL ? (int)(k - j) : VL, panel);
   } else if (columns == NR && ldn == 1) {  // columns of w: they are the panel's rows already
     for (; j < k; ++j)
       for (int v = 0; v < NV; ++v) vf_store(panel + j * NR + v * VL, vf_load(w + j * ldk + v * VL));
