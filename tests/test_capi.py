@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from reference import random_bytes, same_bits
 
 import pycompress as pc
 
@@ -55,16 +56,6 @@ def aligned(size):
     memory = np.zeros(size + lib.PC_ALIGNMENT, np.uint8)
     skip = -memory.ctypes.data % lib.PC_ALIGNMENT
     return memory[skip : skip + size]
-
-
-def random_bytes(rng, dtype, *shape):
-    info = np.iinfo(dtype)
-    return rng.integers(info.min, info.max, shape, dtype, endpoint=True)
-
-
-def same_bits(a, b):
-    assert (a.dtype, a.shape) == (b.dtype, b.shape)
-    np.testing.assert_array_equal(a.view(np.uint8), b.view(np.uint8))
 
 
 def on_threads(nth, call):

@@ -11,6 +11,7 @@ import sys
 
 import numpy as np
 import pytest
+from reference import activate
 
 pytest.importorskip("numba")
 
@@ -31,11 +32,7 @@ ACTIVATIONS = [
 ]
 EIGHT_BITS = [np.uint8, np.int8]
 
-E = [1, 1, 0.499999911, 0.166664213, 0.0416683592, 0.0083747711, 0.00138294208]
-G = [
-    *[1.1283803, 0.636573851, 0.103085764, -0.0199528635, 0.000870852557, 0.000938040554],
-    *[-0.00034720049, 6.11964715e-05, -5.67972938e-06, 2.2165041e-07],
-]
+ACTIVATION_NAMES = {last_step.HARDSWISH: "hardswish", last_step.SILU: "silu", last_step.GELU: "gelu"}
 
 
 @pytest.fixture
@@ -62,34 +59,9 @@ def same_bits(a, b):
 # ---- references ------------------------------------------------------------------------------------------------------
 
 
-def horner(coefficients, x):
-    result = np.full_like(x, coefficients[-1])
-    for c in coefficients[-2::-1]:
-        result = result * x + f32(c)
-    return result
-
-
-def exp_reference(x):
-    n = np.rint(x * f32(1.44269504))
-    r = (x - n * f32(0.693359375)) - n * f32(-2.12194440e-4)
-    return np.where(x < -87, f32(0), horner(E, r) * np.ldexp(f32(1), n.astype(int)))
-
-
 def activation_reference(y, activation):
     code, low, high = activation
-    if code == last_step.CLAMP:
-        return np.minimum(np.maximum(y, f32(low)), f32(high))
-    if code == last_step.HARDSWISH:
-        return (y * np.minimum(np.maximum(y + f32(3), f32(0)), f32(6))) / f32(6)
-    if code == last_step.SILU:
-        e = exp_reference(-abs(y))
-        return y * (np.where(y >= 0, f32(1), e) / (f32(1) + e))
-    if code == last_step.GELU:
-        z = abs(y) * f32(0.70710678)
-        c = np.minimum(z, f32(5))
-        e = f32(0.5) * exp_reference(-np.maximum(horner(G, c) * c, z * z))
-        return np.where(y >= 0, y - y * e, y * e)
-    return y
+    return activate(y, (low, high) if code == last_step.CLAMP else ACTIVATION_NAMES.get(code))
 
 
 def rows_reference(x):

@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
+from reference import random_bytes, same_bits
 
 native = pytest.importorskip("pycompress._native", reason="the compiled part is not installed")
 numba = pytest.importorskip("numba")
@@ -29,16 +30,6 @@ f32 = np.float32
 @pytest.fixture
 def rng():
     return np.random.default_rng(0)
-
-
-def random_bytes(rng, dtype, *shape):
-    info = np.iinfo(dtype)
-    return rng.integers(info.min, info.max, shape, dtype, endpoint=True)
-
-
-def same_bits(a, b):
-    assert (a.dtype, a.shape) == (b.dtype, b.shape)
-    np.testing.assert_array_equal(np.ascontiguousarray(a).view(np.uint8), np.ascontiguousarray(b).view(np.uint8))
 
 
 class Layer:

@@ -167,15 +167,13 @@ pc_status prepare_panel(const Call& call, int64_t n0, int columns, Panel* panel,
   t->w_sum = call.w.sum + n0;
   t->columns = columns;
   t->scale = w_scale;
-  for (int i = 0; to_q8 && i < columns; ++i) {
+  for (int i = 0; to_q8 && i < nr; ++i) {  // beyond n the scales are 0
     const float scale = d.x_scale * w_scale[i], mult = is_curve(d.activation) ? scale : scale / d.y_scale;
     PC_CHECK(std::isfinite(mult), PC_ERROR_VALUE, "x_scale * w_scale[%lld] / y_scale is %g * %g / %g, which is not finite", ll(n0 + i),
              static_cast<double>(d.x_scale), static_cast<double>(w_scale[i]), static_cast<double>(d.y_scale));
+    panel->scale[i] = mult;
   }
-  if (to_q8 && !is_curve(d.activation)) {
-    for (int i = 0; i < nr; ++i) panel->scale[i] = d.x_scale * w_scale[i] / d.y_scale;
-    t->scale = panel->scale;
-  }
+  if (to_q8 && !is_curve(d.activation)) t->scale = panel->scale;
   t->bias = nullptr;
   t->bias_q = nullptr;
   if (d.bias && to_q8) {

@@ -87,9 +87,9 @@ struct Int8Packed {
 
 // Handing work to a sleeping thread takes up to 50 us: that many multiply-accumulates, at the speed of the kernel's instruction set, have to be in
 // it for a thread of its own.
-double macs_per_thread(const char* kernel, bool int8) {
-  const std::string isa = std::strchr(kernel, '/') + 1;
-  const double millions = isa == "avx512vnni" ? (int8 ? 24 : 6) : isa == "avxvnni" ? (int8 ? 12 : 3) : isa == "avx2" ? (int8 ? 8 : 3) : 0.3;
+double macs_per_thread(const char* isa, bool int8) {
+  const auto is = [isa](const char* name) { return std::strcmp(isa, name) == 0; };
+  const double millions = is("avx512vnni") ? (int8 ? 24 : 6) : is("avxvnni") ? (int8 ? 12 : 3) : is("avx2") ? (int8 ? 8 : 3) : 0.3;
   return millions * 1e6;
 }
 
@@ -133,12 +133,8 @@ void run_s8(const pc_gemm_s8_desc& d, const Int8Packed& w, const void* x, void* 
 }
 
 void run_f32(const pc_gemm_f32_desc& d, const float* w, const float* x, float* y, Threads num_threads) {
-  static const double per_thread = [] {  // of the active instruction set; a cap that a test sets later changes no result
-    const std::string isa = pc_isa_name(pc_isa_active());
-    return macs_per_thread(("/" + isa).c_str(), false);
-  }();
   const double work = cost(d.m, d.n, d.k);
-  const int32_t nth = threads_for(work, per_thread, num_threads);
+  const int32_t nth = threads_for(work, macs_per_thread(pc_isa_name(pc_isa_active()), false), num_threads);
   size_t bytes;
   check(pc_gemm_f32_workspace_size(&d, nth, &bytes));
   Workspace workspace(bytes);
@@ -217,7 +213,7 @@ std::unique_ptr<Int8Packed> pack_int8(const py::array& q, const py::array& scale
     check(pc_gemm_s8_pack(q.data(), type, packed->n, packed->k, q.strides(0), q.strides(1), data<float>(scale), packed->memory.get(), bytes));
   }
   check(pc_gemm_s8_packed_info(packed->memory.get(), bytes, nullptr, nullptr, &packed->kernel));
-  packed->macs_per_thread = macs_per_thread(packed->kernel, true);
+  packed->macs_per_thread = macs_per_thread(std::strchr(packed->kernel, '/') + 1, true);
   return packed;
 }
 
