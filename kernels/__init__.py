@@ -20,7 +20,7 @@ if __name__ != "pycompress.kernels":
     )
 
 from .common import get_num_threads, set_num_threads
-from .gemm import gemm_int8, linear_f32, linear_int8, pack_int8
+from .gemm import gemm_int8, linear, linear_f32, pack_int8
 from .quant import dequantize_linear, dynamic_quantize_linear, quantize_linear, quantize_rows
 
 __all__ = [
@@ -28,8 +28,8 @@ __all__ = [
     "dynamic_quantize_linear",
     "gemm_int8",
     "get_num_threads",
+    "linear",
     "linear_f32",
-    "linear_int8",
     "pack_int8",
     "quantize_linear",
     "quantize_rows",

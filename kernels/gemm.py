@@ -53,6 +53,14 @@ class Int8Pack:
         # Of the stored bytes, when the values themselves have none.
         self.zero_point = -SHIFT if q.dtype == np.uint8 else 0
 
+    def linear(self, *arguments: Any) -> None:
+        _linear_int8(self, *arguments)
+
+
+def linear(x: Array, w: Any, *arguments: Any) -> None:
+    """A layer with a packed weight of any kind."""
+    w.linear(x, *arguments)
+
 
 def pack_int8(q: Array, scale: Array) -> Int8Pack:
     return Int8Pack(q, scale)
@@ -153,9 +161,9 @@ def _quantized(x: Array, x_qparams: QParams | None, num_threads: int | None) -> 
     return x, np.full(len(x), x_qparams[0], np.float32), np.full(len(x), x_qparams[1], np.int32)
 
 
-def linear_int8(
-    x: Array,
+def _linear_int8(
     w: Int8Pack,
+    x: Array,
     bias: Array | None,
     activation: Activation,
     x_qparams: QParams | None,

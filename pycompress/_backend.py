@@ -16,9 +16,9 @@ C-contiguous arrays of the exact dtype and shape, numbers in range. `out` is wri
         q int8 or uint8 [n, k], any strides; scale float32 [n]
     gemm_int8(x, w, x_zero_point, w_zero_point, out, num_threads)
         x uint8 or int8 [m, k]; w a handle; zero points int32 [m] and [n], or None for zeros; out int32 [m, n]
-    linear_int8(x, w, bias, activation, x_qparams, y_qparams, out, num_threads, w_zero_point=None)
-        x float32, uint8 or int8 [m, k]; w a handle; bias float32 [n] or None; activation (code, low, high); qparams
-        (scale, zero_point) or None; out float32, uint8 or int8 [m, n]; w_zero_point as above
+    linear(x, w, bias, activation, x_qparams, y_qparams, out, num_threads, w_zero_point=None)
+        x float32, uint8 or int8 [m, k]; w a handle of any kind; bias float32 [n] or None; activation (code, low, high);
+        qparams (scale, zero_point) or None; out float32, uint8 or int8 [m, n]; w_zero_point as above, for int8 handles
     linear_f32(x, w, bias, activation, out, num_threads)
         x float32 [m, k]; w float32 [n, k], any strides; out float32
     get_num_threads() -> int, set_num_threads(n)

@@ -13,11 +13,13 @@ class _Isa(TypedDict):
     name: str
     usable: bool
 
-class Int8Packed:
+class Packed:
     @property
     def n(self) -> int: ...
     @property
     def k(self) -> int: ...
+
+class Int8Packed(Packed):
     @property
     def nbytes(self) -> int: ...
     @property
@@ -43,9 +45,9 @@ def gemm_int8(
     out: _Array,
     num_threads: int | None = None,
 ) -> None: ...
-def linear_int8(
+def linear(
     x: _Array,
-    w: Int8Packed,
+    w: Packed,
     bias: _Array | None,
     activation: _Activation,
     x_qparams: _QParams | None,

@@ -304,12 +304,10 @@ def qlinear_matmul(
         x_qparams = float(a_scale.item()), product.a_zero_point_of_all
         y_qparams = float(y_scale.item()), int(y_zero_point.item())
         if x_qparams[1] is not None:
-            linear_int8 = _backend.kernels().linear_int8
+            linear = _backend.kernels().linear
 
             def run(part: _Part, out: Array) -> None:
-                linear_int8(
-                    part.a, part.packed, None, (0, 0.0, 0.0), x_qparams, y_qparams, out, None, part.b_zero_point
-                )
+                linear(part.a, part.packed, None, (0, 0.0, 0.0), x_qparams, y_qparams, out, None, part.b_zero_point)
 
             return product.run(y_zero_point.dtype, columns, run)
     sums = matmul_integer(a, b, a_zero_point, b_zero_point)

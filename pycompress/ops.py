@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from . import _arguments, _backend
-from .weights import Int8Weight, QParams
+from .weights import QParams, Weight
 
 __all__ = ["linear"]
 
@@ -33,7 +33,7 @@ _fast = _backend.fast("linear_fast")
 
 def linear(
     x: Array,
-    weight: Array | Int8Weight,
+    weight: Array | Weight,
     bias: Array | None = None,
     *,
     activation: Activation = None,
@@ -47,10 +47,10 @@ def linear(
     Parameters
     ----------
     x
-        [..., K]. With a float32 weight: float32. With an int8 weight: float32, which is quantized on the fly, each row
-        by its own range (by `x_qparams` where they are given); or uint8 or int8 with `x_qparams`.
+        [..., K]. With a weight of floats: float32. With one of integers: float32, which is quantized on the fly, each
+        row by its own range (by `x_qparams` where they are given); or uint8 or int8 with `x_qparams`.
     weight
-        float32 [N, K] of any strides, or an `Int8Weight`.
+        float32 [N, K] of any strides, or a compressed weight.
     bias
         float32 [N].
     activation
@@ -72,12 +72,12 @@ def linear(
     be quantized; OverflowError for a K with which a sum could leave int32. What is computed, to the bit, is in
     docs/exactness.md.
     """
-    packed = weight._packed if type(weight) is Int8Weight else weight
+    packed = weight._packed if isinstance(weight, Weight) else weight
     y = _fast(x, packed, bias, activation, x_qparams, y_qparams, out, num_threads)
     if y is not NotImplemented:
         return y  # type: ignore[no-any-return]
-    if isinstance(weight, Int8Weight):
-        return _linear_int8(x, weight, bias, activation, x_qparams, y_qparams, out, num_threads)
+    if isinstance(weight, Weight):
+        return _linear_weight(x, weight, bias, activation, x_qparams, y_qparams, out, num_threads)
     return _linear_f32(x, weight, bias, activation, x_qparams, y_qparams, out, num_threads)
 
 
@@ -127,9 +127,9 @@ def _operands(x: Array, n: int, k: int, bias: Array | None) -> tuple[tuple[int, 
     return (*x.shape[:-1], n), _arguments.contiguous(x).reshape(rows, k), bias
 
 
-def _linear_int8(
+def _linear_weight(
     x: Array,
-    weight: Int8Weight,
+    weight: Weight,
     bias: Array | None,
     activation: Activation,
     x_qparams: QParamsLike | None,
@@ -139,8 +139,10 @@ def _linear_int8(
 ) -> Array:
     packed = weight.packed()
     n, k = weight.shape
-    x = _arguments.array("x", x, _arguments.FLOAT32, *_arguments.EIGHT_BITS)
+    x = _arguments.array("x", x, _arguments.FLOAT32, *(_arguments.EIGHT_BITS if weight.quantizes else ()))
     quantized = x.dtype != _arguments.FLOAT32
+    if not weight.quantizes and (x_qparams is not None or y_qparams is not None):
+        raise ValueError("x_qparams or y_qparams is given, wanted None: with a weight of floats nothing is quantized")
     if quantized and x_qparams is None:
         raise ValueError(f"x_qparams is None, wanted scale and zero point of x, which is an array of {x.dtype}")
     if y_qparams is not None and not quantized:
@@ -149,16 +151,15 @@ def _linear_int8(
     dtypes: tuple[np.dtype[Any], ...] = (_arguments.FLOAT32,)
     if y_qparams is not None:
         dtypes = (x.dtype, *(dtype for dtype in _arguments.EIGHT_BITS if dtype != x.dtype))
-    result = _arguments.output(
-        out, shape, dtypes, {"x": x, "weight.q": weight.q, "weight.scale": weight.scale, "bias": bias}
-    )
+    stored = {f"weight.{name}": a for name, a in weight._arrays().items()}
+    result = _arguments.output(out, shape, dtypes, {"x": x, **stored, "bias": bias})
     if x_qparams is not None:
         x_qparams = _qparams("x_qparams", x_qparams, x.dtype if quantized else np.dtype(np.uint8))
         if not quantized and x_qparams.scale <= 2.0**-128:
             raise ValueError(f"x_qparams: scale is {x_qparams.scale}, wanted more than 2**-128, to have an inverse")
     if y_qparams is not None:
         y_qparams = _qparams("y_qparams", y_qparams, result.dtype)
-    _backend.kernels().linear_int8(
+    _backend.kernels().linear(
         rows,
         packed,
         bias,

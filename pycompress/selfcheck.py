@@ -302,7 +302,7 @@ def _linear_int8_check(y_type: Any) -> Callable[[Any, np.random.Generator], None
             for kind, (argument, (q, x_scale, x_zero_point), qparams) in kinds.items():
                 for used in (bias, None):
                     out = np.empty((m, n), y_type)
-                    kernels.linear_int8(argument, handle, used, activation, qparams, y_qparams, out, 1)
+                    kernels.linear(argument, handle, used, activation, qparams, y_qparams, out, 1)
                     what = f"{kind}, {name}, {'no ' if used is None else ''}bias, M, N, K {[m, n, k]}"
                     scale = x_scale[:, None] * w_scale
                     sums = _sums(q, w, x_zero_point[:, None])

@@ -435,7 +435,7 @@ def test_gemm_s8_last_steps(rng, x_dtype, y_dtype, activation, nth):
 
     wanted, y = np.empty((2, m, n), y_dtype)
     code = ACTIVATIONS[activation]
-    native.linear_int8(x, native.pack_int8(q, scale), bias, code, x_qparams, y_qparams, wanted, 1)
+    native.linear(x, native.pack_int8(q, scale), bias, code, x_qparams, y_qparams, wanted, 1)
 
     fields = activation_fields(code)
     for side, qparams in ("x", x_qparams), ("y", y_qparams):

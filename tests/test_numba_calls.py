@@ -47,7 +47,7 @@ class Layer:
 
     def wanted(self, activation=pn.NONE):
         out = np.empty_like(self.out)
-        native.linear_int8(self.x, self.handle, self.bias, activation, None, None, out, 1)
+        native.linear(self.x, self.handle, self.bias, activation, None, None, out, 1)
         return out
 
 
@@ -135,7 +135,7 @@ def test_linear_int8(rng, layer, x_dtype, y_dtype, activation):
     y_qparams = None if y_dtype == "float32" else (0.05, -3 if y_dtype == "int8" else 90)
     for bias in layer.bias, None:
         wanted, out = np.empty((2, *layer.out.shape), y_dtype)
-        native.linear_int8(x, layer.handle, bias, ACTIVATIONS[activation], x_qparams, y_qparams, wanted)
+        native.linear(x, layer.handle, bias, ACTIVATIONS[activation], x_qparams, y_qparams, wanted)
         pn.linear_int8(x, layer.packed, bias, ACTIVATIONS[activation], x_qparams, y_qparams, out)
         same_bits(out, wanted)
 

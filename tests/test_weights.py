@@ -74,12 +74,12 @@ def test_from_float_of_a_convolution(rng):
 
 
 def test_from_float_in_pieces(rng, monkeypatch):
-    from pycompress import weights
+    from pycompress.weights import int8
 
     w = rng.standard_normal((23, 50)).astype(f32)
     whole = pc.Int8Weight.from_float(w)
     for chunk in (1, 50, 120, 10**6):
-        monkeypatch.setattr(weights, "_CHUNK", chunk)
+        monkeypatch.setattr(int8, "_CHUNK", chunk)
         same_weight(pc.Int8Weight.from_float(w), whole)
 
 

@@ -1,0 +1,135 @@
+// Dense weights: int8, and plain float32.
+#include <cstring>
+#include <memory>
+
+#include "native.h"
+
+namespace pc::python {
+
+namespace {
+
+struct Int8Packed : Packed {
+  AlignedMemory memory;
+  const char* kernel = "";
+  double macs = 0;  // for a thread of its own
+
+  explicit Int8Packed(size_t bytes) : memory(bytes) {}
+
+  bool quantizes() const override { return true; }
+
+  pc_gemm_s8_desc desc(int64_t m, pc_type x_type, pc_type y_type) const {
+    pc_gemm_s8_desc d{};
+    d.size = sizeof d;
+    d.m = m;
+    d.n = n;
+    d.k = k;
+    d.x_type = x_type;
+    d.y_type = y_type;
+    return d;
+  }
+
+  void run(const pc_gemm_s8_desc& d, const void* x, void* y, Threads num_threads) const {
+    const double work = cost(d.m, d.n, d.k);
+    const int32_t nth = threads_for(work, macs, num_threads);
+    size_t bytes;
+    check(pc_gemm_s8_workspace_size(&d, memory.get(), memory.size(), nth, &bytes));
+    Workspace workspace(bytes);
+    check(parallel(nth, work < kSmall,
+                   [&](int32_t ith, int32_t of) { return pc_gemm_s8_run(&d, memory.get(), memory.size(), x, y, workspace.get(), bytes, ith, of); }));
+  }
+
+  void linear(const LinearCall& c) const override {
+    pc_gemm_s8_desc d = desc(c.m, c.x_type, c.y_type);
+    d.x_scale = c.x_scale;
+    d.x_zero_point = c.x_zero_point;
+    d.w_zero_points = c.w_zero_points;
+    d.y_scale = c.y_scale;
+    d.y_zero_point = c.y_zero_point;
+    d.bias = c.bias;
+    d.activation = c.activation;
+    d.low = c.low;
+    d.high = c.high;
+    run(d, c.x, c.y, c.threads);
+  }
+};
+
+std::unique_ptr<Int8Packed> pack_int8(const py::array& q, const py::array& scale) {
+  size_t bytes;
+  check(pc_gemm_s8_pack_size(q.shape(0), q.shape(1), &bytes));
+  auto packed = std::make_unique<Int8Packed>(bytes);
+  packed->n = q.shape(0);
+  packed->k = q.shape(1);
+  packed->stored = {pc::span_of(q.data(), q.shape(0), q.shape(1), q.strides(0), q.strides(1), 1), span_of(scale)};
+  {
+    const pc_type type = type_of(q);
+    py::gil_scoped_release release;
+    check(pc_gemm_s8_pack(q.data(), type, packed->n, packed->k, q.strides(0), q.strides(1), data<float>(scale), packed->memory.get(), bytes));
+  }
+  check(pc_gemm_s8_packed_info(packed->memory.get(), bytes, nullptr, nullptr, &packed->kernel));
+  packed->macs = macs_per_thread(std::strchr(packed->kernel, '/') + 1, true);
+  return packed;
+}
+
+void gemm_int8(const py::array& x, const Int8Packed& w, const std::optional<py::array>& x_zero_point, const std::optional<py::array>& w_zero_point,
+               const py::array& out, Threads num_threads) {
+  pc_gemm_s8_desc d = w.desc(x.shape(0), type_of(x), PC_S32);
+  d.x_zero_points = data<int32_t>(x_zero_point);
+  d.w_zero_points = data<int32_t>(w_zero_point);
+  w.run(d, x.data(), data<void>(out), num_threads);
+}
+
+py::object matmul_integer_fast(py::handle a, py::handle weight, py::handle a_zero_point, py::handle b_zero_point) {
+  const py::object no = py::reinterpret_borrow<py::object>(Py_NotImplemented);
+  const Plain ap = plain(a);
+  if (!ap.array || ap.type == PC_F32 || ap.array->nd < 1 || !b_zero_point.is_none() || !py::isinstance<Int8Packed>(weight)) return no;
+  const Int8Packed& packed = *py::cast<const Int8Packed*>(weight);
+  const int nd = ap.array->nd;
+  if (packed.k == 0 || ap.array->dimensions[nd - 1] != packed.k) return no;
+  pc_gemm_s8_desc d = packed.desc(size_of(ap.array) / packed.k, ap.type, PC_S32);
+  if (!a_zero_point.is_none() && !plain_zero_point(a_zero_point.ptr(), ap.type, &d.x_zero_point)) return no;
+  std::vector<py::ssize_t> shape(ap.array->dimensions, ap.array->dimensions + nd);
+  shape.back() = packed.n;
+  py::array_t<int32_t> result(shape);
+  packed.run(d, ap.array->data, result.mutable_data(), std::nullopt);
+  return result;
+}
+
+}  // namespace
+
+void linear_f32(const LinearCall& c, const float* w, int64_t n, int64_t k, int64_t ldn, int64_t ldk) {
+  pc_gemm_f32_desc d{};
+  d.size = sizeof d;
+  d.m = c.m;
+  d.n = n;
+  d.k = k;
+  d.ldn = ldn;
+  d.ldk = ldk;
+  d.bias = c.bias;
+  d.activation = c.activation;
+  d.low = c.low;
+  d.high = c.high;
+  const double work = cost(d.m, d.n, d.k);
+  const int32_t nth = threads_for(work, macs_per_thread(pc_isa_name(pc_isa_active()), false), c.threads);
+  size_t bytes;
+  check(pc_gemm_f32_workspace_size(&d, nth, &bytes));
+  Workspace workspace(bytes);
+  const auto* x = static_cast<const float*>(c.x);
+  auto* y = static_cast<float*>(c.y);
+  check(parallel(nth, work < kSmall, [&](int32_t ith, int32_t of) { return pc_gemm_f32_run(&d, w, 0, x, y, workspace.get(), bytes, ith, of); }));
+}
+
+void bind_gemm(py::module_& m) {
+  py::class_<Int8Packed, Packed>(m, "Int8Packed", "An int8 weight, packed for the instruction set that was in use.")
+      .def_property_readonly("nbytes", [](const Int8Packed& p) { return p.memory.size(); })
+      .def_readonly("kernel", &Int8Packed::kernel)
+      .def(
+          "tobytes", [](const Int8Packed& p) { return py::bytes(static_cast<const char*>(p.memory.get()), p.memory.size()); },
+          "The packed form, as pc_gemm_s8_run of the C interface takes it.");
+  m.def("pack_int8", &pack_int8, py::arg("q"), py::arg("scale"));
+  m.def("gemm_int8", &gemm_int8, py::arg("x"), py::arg("w"), py::arg("x_zero_point"), py::arg("w_zero_point"), py::arg("out"),
+        py::arg("num_threads") = py::none());
+  m.def("matmul_integer_fast", &matmul_integer_fast,
+        "matmul_integer() by a packed weight where everything is plainly right; NotImplemented otherwise.");
+}
+
+}  // namespace pc::python

@@ -1,0 +1,127 @@
+// What the files of the Python module share: arguments, memory, threads, and the one form in which every kind of weight is called.
+#pragma once
+
+#include <pybind11/numpy.h>
+#include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+
+#include <optional>
+#include <string>
+#include <tuple>
+#include <utility>
+#include <vector>
+
+#include "core/memory.h"
+#include "pycompress.h"
+
+namespace pc::python {
+
+namespace py = pybind11;
+
+using QParams = std::optional<std::pair<float, int32_t>>;
+using Activation = std::tuple<int32_t, float, float>;
+using Threads = std::optional<int32_t>;
+
+// The Python exception of a status.
+void check(pc_status status);
+
+class AlignedMemory {
+ public:
+  explicit AlignedMemory(size_t bytes);
+  ~AlignedMemory();
+  AlignedMemory(const AlignedMemory&) = delete;
+  AlignedMemory& operator=(const AlignedMemory&) = delete;
+  void* get() const { return pointer_; }
+  size_t size() const { return bytes_; }
+
+ private:
+  void* pointer_;
+  size_t bytes_;
+};
+
+// A thread keeps its workspace from call to call, unless it is large. One at a time in a thread.
+class Workspace {
+ public:
+  explicit Workspace(size_t bytes);
+  void* get() const { return memory_; }
+
+ private:
+  std::optional<AlignedMemory> own_;
+  void* memory_;
+};
+
+// The arguments of linear(), checked. Zero means "not given", as in the descriptors of the C interface.
+struct LinearCall {
+  int64_t m = 0;
+  const void* x = nullptr;
+  void* y = nullptr;
+  pc_type x_type = PC_F32, y_type = PC_F32;
+  float x_scale = 0;
+  int32_t x_zero_point = 0;
+  const int32_t* w_zero_points = nullptr;  // of Int8Packed alone
+  float y_scale = 0;
+  int32_t y_zero_point = 0;
+  const float* bias = nullptr;
+  pc_activation activation = PC_ACTIVATION_NONE;
+  float low = 0, high = 0;
+  Threads threads;
+};
+
+// A weight in the form of the kernel that will read it.
+struct Packed {
+  int64_t n = 0, k = 0;
+  // What it was packed from, which its owner keeps: no result may go there.
+  std::vector<Span> stored;
+
+  virtual ~Packed() = default;
+  // Whether x is uint8, int8, or float32 that is quantized on the way; else it is float32 and stays so.
+  virtual bool quantizes() const = 0;
+  virtual void linear(const LinearCall& call) const = 0;
+};
+
+// The same for a plain float32 weight w[i * ldn + j * ldk]; both 0 for [n, k] without gaps.
+void linear_f32(const LinearCall& call, const float* w, int64_t n, int64_t k, int64_t ldn, int64_t ldk);
+
+// Handing work to a sleeping thread takes up to 50 us: that many multiply-accumulates, at the speed of the kernel's instruction set, have to be in
+// it for a thread of its own.
+double macs_per_thread(const char* isa, bool int8);
+// The cost of a product in multiply-accumulates: reading the weight costs as much as 4 rows of x.
+inline double cost(int64_t m, int64_t n, int64_t k) { return static_cast<double>(n) * static_cast<double>(k) * static_cast<double>(m + 4); }
+constexpr double kSmall = 1e5;  // a product below it keeps the GIL
+
+int32_t threads_for(double work, double per_thread, Threads wanted);
+
+// Runs body(ith, nth) on the pool without the GIL. Small work keeps it: giving it back costs more than it lasts.
+template <class Body> pc_status parallel(int32_t nth, bool small, Body body) {
+  auto call = [](void* context, int32_t ith, int32_t n) { return (*static_cast<Body*>(context))(ith, n); };
+  if (small) return body(0, 1);
+  py::gil_scoped_release release;
+  return pc_parallel(call, &body, nth);
+}
+
+inline pc_type type_of(const py::array& a) {
+  const char kind = a.dtype().kind();
+  if (kind == 'f') return PC_F32;
+  return a.itemsize() == 4 ? PC_S32 : kind == 'u' ? PC_U8 : PC_S8;
+}
+
+template <class T> T* data(const py::array& a) { return static_cast<T*>(const_cast<void*>(a.data())); }
+template <class T> T* data(const std::optional<py::array>& a) { return a ? data<T>(*a) : nullptr; }
+inline Span span_of(const py::array& a) { return {a.data(), static_cast<size_t>(a.nbytes())}; }  // of a contiguous one
+
+// An argument without conversion: its array is nullptr when it is not an exact ndarray of native float32, uint8 or int8, C-contiguous and aligned.
+struct Plain {
+  const py::detail::PyArray_Proxy* array = nullptr;
+  pc_type type = 0;
+};
+Plain plain(py::handle h);
+int64_t size_of(const py::detail::PyArray_Proxy* a);
+// An int that fits `type`; false for anything else.
+bool plain_zero_point(PyObject* h, pc_type type, int32_t* zero_point);
+
+// Each file's part of the module.
+void bind_quant(py::module_& m);
+void bind_gemm(py::module_& m);
+void bind_linear(py::module_& m);
+
+}  // namespace pc::python
