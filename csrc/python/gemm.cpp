@@ -28,17 +28,7 @@ struct Int8Packed : Packed {
     return d;
   }
 
-  void run(const pc_gemm_s8_desc& d, const void* x, void* y, Threads num_threads) const {
-    const double work = cost(d.m, d.n, d.k);
-    const int32_t nth = threads_for(work, macs, num_threads);
-    size_t bytes;
-    check(pc_gemm_s8_workspace_size(&d, memory.get(), memory.size(), nth, &bytes));
-    Workspace workspace(bytes);
-    check(parallel(nth, work < kSmall,
-                   [&](int32_t ith, int32_t of) { return pc_gemm_s8_run(&d, memory.get(), memory.size(), x, y, workspace.get(), bytes, ith, of); }));
-  }
-
-  void linear(const LinearCall& c) const override {
+  pc_gemm_s8_desc desc(const LinearCall& c) const {
     pc_gemm_s8_desc d = desc(c.m, c.x_type, c.y_type);
     d.x_scale = c.x_scale;
     d.x_zero_point = c.x_zero_point;
@@ -49,7 +39,29 @@ struct Int8Packed : Packed {
     d.activation = c.activation;
     d.low = c.low;
     d.high = c.high;
-    run(d, c.x, c.y, c.threads);
+    return d;
+  }
+
+  double threads_worth(int64_t m) const override { return cost(m, n, k) / macs; }
+
+  pc_status workspace_size(const LinearCall& c, int32_t nth, size_t* bytes) const override {
+    const pc_gemm_s8_desc d = desc(c);
+    return pc_gemm_s8_workspace_size(&d, memory.get(), memory.size(), nth, bytes);
+  }
+
+  pc_status run(const LinearCall& c, void* workspace, size_t bytes, int32_t ith, int32_t nth) const override {
+    const pc_gemm_s8_desc d = desc(c);
+    return pc_gemm_s8_run(&d, memory.get(), memory.size(), c.x, c.y, workspace, bytes, ith, nth);
+  }
+
+  void product(const pc_gemm_s8_desc& d, const void* x, void* y, Threads num_threads) const {
+    const double worth = threads_worth(d.m);
+    const int32_t nth = threads_for(worth, num_threads);
+    size_t bytes;
+    check(pc_gemm_s8_workspace_size(&d, memory.get(), memory.size(), nth, &bytes));
+    Workspace workspace(bytes);
+    check(parallel(nth, worth < kSmall,
+                   [&](int32_t ith, int32_t of) { return pc_gemm_s8_run(&d, memory.get(), memory.size(), x, y, workspace.get(), bytes, ith, of); }));
   }
 };
 
@@ -75,7 +87,7 @@ void gemm_int8(const py::array& x, const Int8Packed& w, const std::optional<py::
   pc_gemm_s8_desc d = w.desc(x.shape(0), type_of(x), PC_S32);
   d.x_zero_points = data<int32_t>(x_zero_point);
   d.w_zero_points = data<int32_t>(w_zero_point);
-  w.run(d, x.data(), data<void>(out), num_threads);
+  w.product(d, x.data(), data<void>(out), num_threads);
 }
 
 py::object matmul_integer_fast(py::handle a, py::handle weight, py::handle a_zero_point, py::handle b_zero_point) {
@@ -90,7 +102,7 @@ py::object matmul_integer_fast(py::handle a, py::handle weight, py::handle a_zer
   std::vector<py::ssize_t> shape(ap.array->dimensions, ap.array->dimensions + nd);
   shape.back() = packed.n;
   py::array_t<int32_t> result(shape);
-  packed.run(d, ap.array->data, result.mutable_data(), std::nullopt);
+  packed.product(d, ap.array->data, result.mutable_data(), std::nullopt);
   return result;
 }
 
@@ -108,14 +120,14 @@ void linear_f32(const LinearCall& c, const float* w, int64_t n, int64_t k, int64
   d.activation = c.activation;
   d.low = c.low;
   d.high = c.high;
-  const double work = cost(d.m, d.n, d.k);
-  const int32_t nth = threads_for(work, macs_per_thread(pc_isa_name(pc_isa_active()), false), c.threads);
+  const double worth = cost(d.m, d.n, d.k) / macs_per_thread(pc_isa_name(pc_isa_active()), false);
+  const int32_t nth = threads_for(worth, c.threads);
   size_t bytes;
   check(pc_gemm_f32_workspace_size(&d, nth, &bytes));
   Workspace workspace(bytes);
   const auto* x = static_cast<const float*>(c.x);
   auto* y = static_cast<float*>(c.y);
-  check(parallel(nth, work < kSmall, [&](int32_t ith, int32_t of) { return pc_gemm_f32_run(&d, w, 0, x, y, workspace.get(), bytes, ith, of); }));
+  check(parallel(nth, worth < kSmall, [&](int32_t ith, int32_t of) { return pc_gemm_f32_run(&d, w, 0, x, y, workspace.get(), bytes, ith, of); }));
 }
 
 void bind_gemm(py::module_& m) {

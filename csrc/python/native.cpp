@@ -43,9 +43,26 @@ double macs_per_thread(const char* isa, bool int8) {
   return millions * 1e6;
 }
 
-int32_t threads_for(double work, double per_thread, Threads wanted) {
+int32_t threads_for(double worth, Threads wanted) {
   const int32_t most = wanted ? *wanted : pc_get_num_threads();
-  return static_cast<int32_t>(std::clamp(work / per_thread, 1.0, static_cast<double>(std::max(most, 1))));
+  return static_cast<int32_t>(std::clamp(worth, 1.0, static_cast<double>(std::max(most, 1))));
+}
+
+LinearCall LinearCall::rows(int64_t first, int64_t count, int64_t n, int64_t k) const {
+  LinearCall part = *this;
+  part.m = count;
+  part.x = static_cast<const char*>(x) + first * k * size_of(x_type);
+  part.y = static_cast<char*>(y) + first * n * size_of(y_type);
+  return part;
+}
+
+void Packed::linear(const LinearCall& call) const {
+  const double worth = threads_worth(call.m);
+  const int32_t nth = threads_for(worth, call.threads);
+  size_t bytes;
+  check(workspace_size(call, nth, &bytes));
+  Workspace workspace(bytes);
+  check(parallel(nth, worth < kSmall, [&](int32_t ith, int32_t of) { return run(call, workspace.get(), bytes, ith, of); }));
 }
 
 Plain plain(py::handle h) {

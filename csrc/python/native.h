@@ -65,9 +65,15 @@ struct LinearCall {
   pc_activation activation = PC_ACTIVATION_NONE;
   float low = 0, high = 0;
   Threads threads;
+
+  // The same for some of the rows, whose x and y lie one after another.
+  LinearCall rows(int64_t first, int64_t count, int64_t n, int64_t k) const;
 };
 
-// A weight in the form of the kernel that will read it.
+inline int64_t size_of(pc_type type) { return type == PC_F32 || type == PC_S32 ? 4 : 1; }
+
+// A weight in the form of the kernel that will read it. A kind implements the four virtual functions; none of them may touch Python, since `run` is
+// called from several threads without the GIL.
 struct Packed {
   int64_t n = 0, k = 0;
   // What it was packed from, which its owner keeps: no result may go there.
@@ -76,7 +82,14 @@ struct Packed {
   virtual ~Packed() = default;
   // Whether x is uint8, int8, or float32 that is quantized on the way; else it is float32 and stays so.
   virtual bool quantizes() const = 0;
-  virtual void linear(const LinearCall& call) const = 0;
+  // How many threads m rows are worth; less than 0.01 when giving back the GIL costs more than the call lasts.
+  virtual double threads_worth(int64_t m) const = 0;
+  // As pc_..._workspace_size and pc_..._run of the C interface.
+  virtual pc_status workspace_size(const LinearCall& call, int32_t nth, size_t* bytes) const = 0;
+  virtual pc_status run(const LinearCall& call, void* workspace, size_t bytes, int32_t ith, int32_t nth) const = 0;
+
+  // All of it, on the pool.
+  void linear(const LinearCall& call) const;
 };
 
 // The same for a plain float32 weight w[i * ldn + j * ldk]; both 0 for [n, k] without gaps.
@@ -87,9 +100,9 @@ void linear_f32(const LinearCall& call, const float* w, int64_t n, int64_t k, in
 double macs_per_thread(const char* isa, bool int8);
 // The cost of a product in multiply-accumulates: reading the weight costs as much as 4 rows of x.
 inline double cost(int64_t m, int64_t n, int64_t k) { return static_cast<double>(n) * static_cast<double>(k) * static_cast<double>(m + 4); }
-constexpr double kSmall = 1e5;  // a product below it keeps the GIL
 
-int32_t threads_for(double work, double per_thread, Threads wanted);
+int32_t threads_for(double worth, Threads wanted);
+constexpr double kSmall = 0.01;  // of a thread: work below it keeps the GIL
 
 // Runs body(ith, nth) on the pool without the GIL. Small work keeps it: giving it back costs more than it lasts.
 template <class Body> pc_status parallel(int32_t nth, bool small, Body body) {

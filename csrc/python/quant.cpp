@@ -22,19 +22,19 @@ pc_quant_desc quant_desc(const py::array& x, const py::array& q, const py::array
 
 void quantize_linear(const py::array& x, const py::array& scale, const py::array& zero_point, const py::array& out, Threads num_threads) {
   const pc_quant_desc d = quant_desc(x, out, scale, zero_point);
-  const int32_t nth = threads_for(static_cast<double>(x.size()), kValuesPerThread, num_threads);
+  const int32_t nth = threads_for(static_cast<double>(x.size()) / kValuesPerThread, num_threads);
   check(parallel(nth, x.size() < 4096, [&](int32_t i, int32_t n) { return pc_quantize_linear_run(&d, data<float>(x), data<void>(out), i, n); }));
 }
 
 void dequantize_linear(const py::array& x, const py::array& scale, const py::array& zero_point, const py::array& out, Threads num_threads) {
   const pc_quant_desc d = quant_desc(x, x, scale, zero_point);
-  const int32_t nth = threads_for(static_cast<double>(x.size()), kValuesPerThread, num_threads);
+  const int32_t nth = threads_for(static_cast<double>(x.size()) / kValuesPerThread, num_threads);
   check(parallel(nth, x.size() < 4096, [&](int32_t i, int32_t n) { return pc_dequantize_linear_run(&d, data<void>(x), data<float>(out), i, n); }));
 }
 
 std::pair<float, int32_t> dynamic_quantize_linear(const py::array& x, const py::array& out, Threads num_threads) {
   const int64_t count = x.size();
-  const int32_t nth = threads_for(static_cast<double>(count), kValuesPerThread, num_threads);
+  const int32_t nth = threads_for(static_cast<double>(count) / kValuesPerThread, num_threads);
   const bool small = count < 4096;
   std::vector<float> ranges(2 * static_cast<size_t>(nth));
   check(parallel(nth, small, [&](int32_t i, int32_t n) { return pc_range_run(data<float>(x), count, ranges.data(), i, n); }));
@@ -53,7 +53,7 @@ std::pair<float, int32_t> dynamic_quantize_linear(const py::array& x, const py::
 }
 
 void quantize_rows(const py::array& x, const py::array& out, const py::array& scale, const py::array& zero_point, Threads num_threads) {
-  const int32_t nth = threads_for(static_cast<double>(x.size()), kValuesPerThread, num_threads);
+  const int32_t nth = threads_for(static_cast<double>(x.size()) / kValuesPerThread, num_threads);
   check(parallel(nth, x.size() < 4096, [&](int32_t i, int32_t n) {
     return pc_quantize_rows_run(data<float>(x), x.shape(0), x.shape(1), 0, data<uint8_t>(out), 0, data<float>(scale), data<int32_t>(zero_point), i,
                                 n);
