@@ -44,6 +44,8 @@ class Int8Pack:
 
     __slots__ = ("k", "n", "q", "scale", "sums", "zero_point")
 
+    quantizes = True
+
     def __init__(self, q: Array, scale: Array) -> None:
         self.n, self.k = q.shape
         self.q = np.zeros((-(-self.n // OUTPUTS) * OUTPUTS, self.k), np.int8)
@@ -55,6 +57,32 @@ class Int8Pack:
 
     def linear(self, *arguments: Any) -> None:
         _linear_int8(self, *arguments)
+
+
+class F32Pack:
+    """A float32 weight: as it is."""
+
+    quantizes = False
+
+    def __init__(self, w: Array) -> None:
+        self.w = w
+        self.n, self.k = w.shape
+
+    def linear(
+        self,
+        x: Array,
+        bias: Array | None,
+        activation: Activation,
+        x_qparams: QParams | None,
+        y_qparams: QParams | None,
+        out: Array,
+        num_threads: int | None,
+    ) -> None:
+        linear_f32(x, self.w, bias, activation, out, num_threads)
+
+
+def pack_f32(w: Array) -> F32Pack:
+    return F32Pack(w)
 
 
 def linear(x: Array, w: Any, *arguments: Any) -> None:

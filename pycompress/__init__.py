@@ -23,11 +23,12 @@ from .onnx_ops import (
     quantize_linear,
 )
 from .ops import linear
-from .weights import Int8Weight, QParams
+from .weights import Int8Weight, LowRankWeight, QParams
 
 __all__ = [
     "FormatError",
     "Int8Weight",
+    "LowRankWeight",
     "QParams",
     "__version__",
     "cpu_info",

@@ -14,6 +14,10 @@ C-contiguous arrays of the exact dtype and shape, numbers in range. `out` is wri
         x float32 [m, k]; out uint8; scale float32, zero_point int32 [m]
     pack_int8(q, scale) -> handle
         q int8 or uint8 [n, k], any strides; scale float32 [n]
+    pack_f32(w) -> handle
+        w float32 [n, k], contiguous
+    pack_lowrank(a, b, mid_qparams) -> handle
+        a [n, r] and b [r, k] handles; mid_qparams (scale, zero_point) or None
     gemm_int8(x, w, x_zero_point, w_zero_point, out, num_threads)
         x uint8 or int8 [m, k]; w a handle; zero points int32 [m] and [n], or None for zeros; out int32 [m, n]
     linear(x, w, bias, activation, x_qparams, y_qparams, out, num_threads, w_zero_point=None)

@@ -8,6 +8,19 @@ namespace pc::python {
 
 namespace {
 
+pc_gemm_f32_desc f32_desc(const LinearCall& c, int64_t n, int64_t k) {
+  pc_gemm_f32_desc d{};
+  d.size = sizeof d;
+  d.m = c.m;
+  d.n = n;
+  d.k = k;
+  d.bias = c.bias;
+  d.activation = c.activation;
+  d.low = c.low;
+  d.high = c.high;
+  return d;
+}
+
 struct Int8Packed : Packed {
   AlignedMemory memory;
   const char* kernel = "";
@@ -82,6 +95,37 @@ std::unique_ptr<Int8Packed> pack_int8(const py::array& q, const py::array& scale
   return packed;
 }
 
+struct F32Packed : Packed {
+  AlignedMemory memory;
+
+  explicit F32Packed(size_t bytes) : memory(bytes) {}
+
+  bool quantizes() const override { return false; }
+  double threads_worth(int64_t m) const override { return cost(m, n, k) / macs_per_thread(pc_isa_name(pc_isa_active()), false); }
+
+  pc_status workspace_size(const LinearCall& c, int32_t nth, size_t* bytes) const override {
+    const pc_gemm_f32_desc d = f32_desc(c, n, k);
+    return pc_gemm_f32_workspace_size(&d, nth, bytes);
+  }
+
+  pc_status run(const LinearCall& c, void* workspace, size_t bytes, int32_t ith, int32_t nth) const override {
+    const pc_gemm_f32_desc d = f32_desc(c, n, k);
+    return pc_gemm_f32_run(&d, memory.get(), memory.size(), static_cast<const float*>(c.x), static_cast<float*>(c.y), workspace, bytes, ith, nth);
+  }
+};
+
+std::unique_ptr<F32Packed> pack_f32(const py::array_t<float, py::array::c_style>& w) {
+  size_t bytes;
+  check(pc_gemm_f32_pack_size(w.shape(0), w.shape(1), &bytes));
+  auto packed = std::make_unique<F32Packed>(bytes);
+  packed->n = w.shape(0);
+  packed->k = w.shape(1);
+  packed->stored = {span_of(w)};
+  py::gil_scoped_release release;
+  check(pc_gemm_f32_pack(w.data(), packed->n, packed->k, packed->k, 1, packed->memory.get(), bytes));
+  return packed;
+}
+
 void gemm_int8(const py::array& x, const Int8Packed& w, const std::optional<py::array>& x_zero_point, const std::optional<py::array>& w_zero_point,
                const py::array& out, Threads num_threads) {
   pc_gemm_s8_desc d = w.desc(x.shape(0), type_of(x), PC_S32);
@@ -109,17 +153,9 @@ py::object matmul_integer_fast(py::handle a, py::handle weight, py::handle a_zer
 }  // namespace
 
 void linear_f32(const LinearCall& c, const float* w, int64_t n, int64_t k, int64_t ldn, int64_t ldk) {
-  pc_gemm_f32_desc d{};
-  d.size = sizeof d;
-  d.m = c.m;
-  d.n = n;
-  d.k = k;
+  pc_gemm_f32_desc d = f32_desc(c, n, k);
   d.ldn = ldn;
   d.ldk = ldk;
-  d.bias = c.bias;
-  d.activation = c.activation;
-  d.low = c.low;
-  d.high = c.high;
   const double worth = cost(d.m, d.n, d.k) / macs_per_thread(pc_isa_name(pc_isa_active()), false);
   const int32_t nth = threads_for(worth, c.threads);
   size_t bytes;
@@ -138,6 +174,8 @@ void bind_gemm(py::module_& m) {
           "tobytes", [](const Int8Packed& p) { return py::bytes(static_cast<const char*>(p.memory.get()), p.memory.size()); },
           "The packed form, as pc_gemm_s8_run of the C interface takes it.");
   m.def("pack_int8", &pack_int8, py::arg("q"), py::arg("scale"));
+  py::class_<F32Packed, Packed>(m, "F32Packed", "A float32 weight, packed for the instruction set that was in use.");
+  m.def("pack_f32", &pack_f32, py::arg("w"));
   m.def("gemm_int8", &gemm_int8, py::arg("x"), py::arg("w"), py::arg("x_zero_point"), py::arg("w_zero_point"), py::arg("out"),
         py::arg("num_threads") = py::none());
   m.def("matmul_integer_fast", &matmul_integer_fast,

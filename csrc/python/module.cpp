@@ -55,6 +55,7 @@ PYBIND11_MODULE(_native, m, py::mod_gil_not_used()) {
   pc::python::bind_linear(m);  // first: it has the base class of all packed weights
   pc::python::bind_quant(m);
   pc::python::bind_gemm(m);
+  pc::python::bind_lowrank(m);
 
   m.def("isas", &isas, "The instruction sets that are built, from the least to the best.");
   m.def("active_isa", [] { return pc_isa_name(pc_isa_active()); });

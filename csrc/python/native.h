@@ -89,7 +89,7 @@ struct Packed {
   virtual pc_status run(const LinearCall& call, void* workspace, size_t bytes, int32_t ith, int32_t nth) const = 0;
 
   // All of it, on the pool.
-  void linear(const LinearCall& call) const;
+  virtual void linear(const LinearCall& call) const;
 };
 
 // The same for a plain float32 weight w[i * ldn + j * ldk]; both 0 for [n, k] without gaps.
@@ -136,5 +136,6 @@ bool plain_zero_point(PyObject* h, pc_type type, int32_t* zero_point);
 void bind_quant(py::module_& m);
 void bind_gemm(py::module_& m);
 void bind_linear(py::module_& m);
+void bind_lowrank(py::module_& m);
 
 }  // namespace pc::python

@@ -2,6 +2,7 @@
 
 from .base import Weight
 from .int8 import Int8Weight
+from .lowrank import LowRankWeight
 from .qparams import QParams
 
-__all__ = ["Int8Weight", "QParams", "Weight"]
+__all__ = ["Int8Weight", "LowRankWeight", "QParams", "Weight"]
