@@ -1,10 +1,13 @@
 // The default pool: persistent threads that sleep on a condition variable when there is nothing to do.
 //
-// A job is cut into nth parts: the caller does the first, then it and the workers claim the others from one counter, so a worker that
-// wakes late costs nothing: the caller has done its part meanwhile. One job runs at a time; a second caller finds the pool taken and runs its
-// parts itself, which is what two Python threads on two cores want. After fork() the child has none of the threads: its handler
-// puts a fresh pool in place and never touches the old one, whose mutex may be held by a thread that is no more.
+// Layers follow one another within microseconds, while waking a thread takes tens of them, and on a virtual machine whose core was given back even
+// milliseconds. So a worker that has finished looks out for the next job for a moment, yielding to whoever else wants its core, before it sleeps;
+// not when a second caller runs beside the pool, which needs that core. A job is cut into nth parts: the caller does the first, then it and the
+// workers claim the others from one counter, so a worker that wakes late costs nothing: the caller has done its part meanwhile. One job runs at a
+// time; a second caller finds the pool taken and runs its parts itself, which is what two Python threads on two cores want. After fork() the child
+// has none of the threads: its handler puts a fresh pool in place and never touches the old one, whose mutex may be held by a thread that is no more.
 #include <atomic>
+#include <chrono>
 #include <condition_variable>
 #include <cstdio>
 #include <cstdlib>
@@ -23,25 +26,37 @@
 namespace pc {
 namespace {
 
+constexpr std::chrono::microseconds kWatch{500};  // for the next job
+constexpr std::chrono::microseconds kWait{50};    // of the caller, for the last part
+
+// Until done() or for so long; whether it was done. Looking again after a yield takes half a microsecond; the pause instruction in its place takes
+// 20 on a virtual machine, whose host takes it for a lock that waits.
+template <class Done> bool spin(std::chrono::microseconds time, Done done) {
+  const auto end = std::chrono::steady_clock::now() + time;
+  while (!done()) {
+    if (std::chrono::steady_clock::now() >= end) return false;
+    std::this_thread::yield();
+  }
+  return true;
+}
+
 void keep(char (&message)[256]) { std::snprintf(message, sizeof message, "%s", pc_last_error()); }
 
 struct Job {
   pc_body body;
   void* context;
   int32_t nth;
-  std::atomic<int32_t> next{1};  // part 0 is the caller's
-  std::atomic<int32_t> unfinished;
+  std::atomic<int32_t> next{1};    // part 0 is the caller's
   std::atomic<int32_t> inside{0};  // workers that hold a pointer to this job
   std::atomic<pc_status> status{PC_OK};
   char message[256] = "";  // of the part that set status
 
-  Job(pc_body b, void* c, int32_t n) : body(b), context(c), nth(n), unfinished(n) {}
+  Job(pc_body b, void* c, int32_t n) : body(b), context(c), nth(n) {}
 
   void part(int32_t ith) {
     const pc_status result = body(context, ith, nth);
     pc_status expected = PC_OK;
     if (result != PC_OK && status.compare_exchange_strong(expected, result)) keep(message);
-    unfinished.fetch_sub(1, std::memory_order_acq_rel);
   }
 
   void work() {
@@ -52,23 +67,30 @@ struct Job {
 class Pool {
  public:
   pc_status run(pc_body body, void* context, int32_t nth) {
-    if (taken_.exchange(true, std::memory_order_acquire)) return run_here(body, context, nth);
+    const Inside inside(inside_);
+    if (!inside.first) return run_here(body, context, nth);
     Job job(body, context, nth);
     const int32_t helpers = grow(nth - 1);
+    int32_t asleep;
     {
       std::lock_guard<std::mutex> lock(mutex_);
       job_ = &job;
-      wanted_ = helpers;
+      wanted_.store(helpers);
+      asleep = helpers - watching_;
     }
-    for (int32_t i = 0; i < helpers; ++i) wake_.notify_one();
+    for (int32_t i = 0; i < asleep; ++i) wake_.notify_one();
     job.part(0);  // so pc_last_kernel() of the calling thread always knows of this job
     job.work();
     {
-      std::unique_lock<std::mutex> lock(mutex_);
+      std::lock_guard<std::mutex> lock(mutex_);
       job_ = nullptr;  // nobody enters any more
-      done_.wait(lock, [&] { return job.inside.load() == 0 && job.unfinished.load() == 0; });
+      wanted_.store(0);
     }
-    taken_.store(false, std::memory_order_release);
+    const auto finished = [&] { return job.inside.load() == 0; };  // all parts were claimed, by this thread or by one inside
+    if (!spin(kWait, finished)) {
+      std::unique_lock<std::mutex> lock(mutex_);
+      done_.wait(lock, finished);
+    }
     if (job.status.load() != PC_OK) set_last_error(job.message);
     return job.status.load();
   }
@@ -88,6 +110,14 @@ class Pool {
   }
 
  private:
+  // A caller that is in run(); whether it came when no other was.
+  struct Inside {
+    std::atomic<int32_t>& count;
+    const bool first;
+    explicit Inside(std::atomic<int32_t>& c) : count(c), first(c.fetch_add(1) == 0) {}
+    ~Inside() { count.fetch_sub(1); }
+  };
+
   // Starts workers until there are `count`; fewer when the system gives no more. Only called by the one whose job runs.
   int32_t grow(int32_t count) {
     try {
@@ -100,23 +130,29 @@ class Pool {
   void loop() {
     std::unique_lock<std::mutex> lock(mutex_);
     for (;;) {
-      wake_.wait(lock, [&] { return job_ && wanted_ > 0; });
+      wake_.wait(lock, [&] { return job_ && wanted_.load() > 0; });
       Job* job = job_;
-      --wanted_;
+      wanted_.fetch_sub(1);
       job->inside.fetch_add(1);
       lock.unlock();
       job->work();
       lock.lock();
-      job->inside.fetch_sub(1);
+      job->inside.fetch_sub(1);  // the job may be gone from here on
       done_.notify_one();
+      ++watching_;
+      lock.unlock();
+      spin(kWatch, [&] { return wanted_.load() > 0 || inside_.load() > 1; });
+      lock.lock();
+      --watching_;
     }
   }
 
-  std::atomic<bool> taken_{false};  // a job runs
-  std::mutex mutex_;                // guards job_ and wanted_
+  std::atomic<int32_t> inside_{0};  // callers: the first of them has the workers
+  std::mutex mutex_;                // guards all below, but that wanted_ is read without
   std::condition_variable wake_, done_;
   Job* job_ = nullptr;
-  int32_t wanted_ = 0;
+  std::atomic<int32_t> wanted_{0};  // workers that may still enter it
+  int32_t watching_ = 0;            // workers that look out for the next job
   int32_t started_ = 0;
 };
 
