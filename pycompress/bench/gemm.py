@@ -17,25 +17,24 @@ from numpy.typing import NDArray
 import pycompress as pc
 
 from . import measure
+from .family import Family, Form
 from .measure import Call, Rate
-from .shapes import Shape
+from .shapes import Shape, parse
 
-
-@dataclass(frozen=True)
-class Form:
-    """Types of a product. `peak` is the instruction peak that bounds it."""
-
-    name: str
-    title: str
-    peak: str  # "int8" or "float32"
-
-
-FORMS = (
-    Form("u8s8", "u8 s8 -> s32", "int8"),  # matmul_integer
-    Form("dynamic", "f32 -> f32 dynamic", "int8"),  # x is quantized on the fly, row by row
-    Form("static", "u8 -> u8 static", "int8"),  # requantized
-    Form("f32", "f32", "float32"),
+# Tolerances, in parts of the rms of the results: exact; activations in 8 bits; one rounding of a uint8 result, which
+# spans 8 rms; float32 sums in any order.
+FORMS: tuple[Form, ...] = (
+    Form("u8s8", "u8 s8 -> s32", "int8", (1, 1, 4), 0),  # matmul_integer
+    Form("dynamic", "f32 -> f32 dynamic", "int8", (4, 1, 4), 0.08),  # x is quantized on the fly, row by row
+    Form("static", "u8 -> u8 static", "int8", (1, 1, 1), 0.032),  # requantized
+    Form("f32", "f32", "float32", (4, 4, 4), 1e-4),
 )
+INT4: Any = getattr(pc, "Int4Weight", None)
+if INT4:
+    FORMS += tuple(
+        Form(f"int4_{size}", f"f32 -> f32 int4, groups of {size}", "int8", (4, 0.5 + 4 / size, 4), 0.08)
+        for size in (32, 128)
+    )
 
 
 @dataclass(frozen=True)
@@ -60,6 +59,25 @@ class Operands:
         y_qparams = pc.QParams(8 * shape.k**0.5 / 255, 128)
         return cls(x, w, q, pc.Int8Weight.from_float(w), pc.QParams(float(scale), int(zero_point)), y_qparams)
 
+    def signed(self) -> NDArray[np.int8]:
+        """q less 128, for those who multiply int8 by int8 only."""
+        return (self.q ^ 128).view(np.int8)
+
+    def unsigned_sums(self, sums: NDArray[Any]) -> NDArray[np.int64]:
+        """From sums of such products those of the form "u8s8", in which q's zero point is taken off."""
+        whole = self.weight.q.sum(axis=1, dtype=np.int64)
+        result: NDArray[np.int64] = np.asarray(sums, np.int64) + (128 - self.x_qparams.zero_point) * whole
+        return result
+
+
+def int4_groups(w: NDArray[np.float32], size: int) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
+    """q [n, groups, size] from -7 to 7 and scale [n, groups] = max|w| / 7; the last group is filled up with zeros."""
+    groups = -(-w.shape[1] // size)
+    parts = np.pad(w, [(0, 0), (0, groups * size - w.shape[1])]).reshape(len(w), groups, size)
+    largest = np.abs(parts).max(axis=2)
+    scale = np.where(largest > 0, largest / np.float32(7), np.float32(1))
+    return np.clip(np.rint(parts / scale[..., None]), -7, 7).astype(np.int8), scale
+
 
 @dataclass(frozen=True)
 class Runner:
@@ -79,7 +97,9 @@ def _pycompress(operands: Operands, form: str) -> Call:
     if form == "static":
         qparams, quantized = (operands.x_qparams, operands.y_qparams), np.empty(shape, np.uint8)
         return lambda: pc.linear(q, weight, x_qparams=qparams[0], y_qparams=qparams[1], out=quantized)
-    matrix = weight if form == "dynamic" else w
+    matrix: Any = weight if form == "dynamic" else w
+    if form.startswith("int4_"):
+        matrix = INT4.from_float(w, group_size=int(form.removeprefix("int4_")))
     out = np.empty(shape, np.float32)
     return lambda: pc.linear(x, matrix, out=out)
 
@@ -163,3 +183,41 @@ def numpy_blas() -> dict[str, Any]:
     names = ("OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE", "OPENBLAS_NUM_THREADS", "MKL_ENABLE_INSTRUCTIONS")
     environment = {name: os.environ[name] for name in names if name in os.environ}
     return {"version": np.__version__, "blas": pools, "environment": environment}
+
+
+def _reference(operands: Operands, form: str) -> NDArray[np.float64]:
+    """The product in float64: of the integers (exactly), else of x by the weight as it is quantized."""
+    if form in ("u8s8", "static"):
+        q = operands.q - np.float64(operands.x_qparams.zero_point)
+        sums: NDArray[np.float64] = q @ operands.weight.q.T.astype(np.float64)
+        if form == "u8s8":
+            return sums
+        scale, zero_point = operands.y_qparams
+        exact = sums * (operands.x_qparams.scale * operands.weight.scale.astype(np.float64))
+        levels: NDArray[np.float64] = np.clip(np.rint(exact / scale), -zero_point, 255 - zero_point)
+        return levels * scale
+    w: NDArray[Any] = operands.w
+    if form == "dynamic":
+        w = operands.weight.todense()
+    elif form.startswith("int4_"):
+        q4, scales = int4_groups(w, int(form.removeprefix("int4_")))
+        w = (q4 * scales[..., None]).reshape(len(w), -1)[:, : w.shape[1]]
+    product: NDArray[np.float64] = operands.x.astype(np.float64) @ w.T.astype(np.float64)
+    return product
+
+
+def _values(operands: Operands, form: str, result: NDArray[Any]) -> NDArray[np.float64]:
+    if form != "static":
+        return np.asarray(result, np.float64)
+    levels: NDArray[np.float64] = result - np.float64(operands.y_qparams.zero_point)
+    return levels * operands.y_qparams.scale
+
+
+def _traffic(shape: Shape, form: Form) -> float:
+    x, w, y = form.sizes
+    return shape.m * shape.k * x + shape.n * shape.k * w + shape.m * shape.n * y
+
+
+FAMILY = Family(
+    "gemm", FORMS, parse, Operands.of, _pycompress, _reference, _values, lambda shape: float(shape.macs), _traffic
+)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import TypeVar
 
 import numpy as np
@@ -52,9 +53,13 @@ class Timer:
             call()
         return time.perf_counter() - start
 
-    def turn(self) -> float:
-        """Seconds of a call: the best of a few timings."""
-        return min(self._time() for _ in range(TURN)) / self.number
+    def turn(self, least: float = 0) -> float:
+        """Seconds of a call: the best of a few timings, and of more until `least` seconds have passed."""
+        end = time.perf_counter() + least
+        best = min(self._time() for _ in range(TURN))
+        while time.perf_counter() < end:
+            best = min(best, self._time())
+        return best / self.number
 
 
 def interleaved(
@@ -87,3 +92,22 @@ def peak(type: str) -> float:
         return 0.0
     value: float = _backend.kernels().measure_peak(type)
     return value
+
+
+def bandwidth() -> dict[str, float]:
+    """Bytes per second that one thread reads from the second and the third level of caches and from memory.
+
+    The best of three ways that numpy has of reading an array: a product of two halves, the largest byte, a product of a
+    matrix by a vector. Takes half a second, and 256 MiB.
+    """
+    found = {}
+    for level, size in (("L2", 1 << 19), ("L3", 1 << 23), ("DRAM", 1 << 28)):
+        a = np.ones(size // 4, np.float32)
+        rows, vector = a.reshape(-1, min(4096, len(a) // 16)), np.ones(min(4096, len(a) // 16), np.float32)
+        ways: tuple[Call, ...] = (
+            partial(np.dot, a[: len(a) // 2], a[len(a) // 2 :]),
+            a.view(np.uint8).max,
+            partial(np.dot, rows, vector),
+        )
+        found[level] = size / min(Timer(way).turn(0.03) for way in ways)
+    return found

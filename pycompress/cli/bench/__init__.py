@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import typer
 
-from . import gemm
+from . import gemm, versus
 
 app = typer.Typer(no_args_is_help=True)
 app.command()(gemm.gemm)
+app.command()(versus.report)
 
 
 @app.callback()

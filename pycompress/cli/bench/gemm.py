@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import json
 from contextlib import ExitStack, nullcontext
+from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from ..common import CommandError, console, progress
+from .versus import versus
 
 if TYPE_CHECKING:
     from pycompress.bench.gemm import Row
     from pycompress.bench.shapes import Shape
 
 QUICK = ("128x768x768", "8x1024x1024", "17x333x77")
+BESIDE_PEERS = ("mixed", "square")  # the bundled shapes that are measured beside peers when none are named
 
 
 def gemm(
@@ -25,9 +28,24 @@ def gemm(
     shape: Annotated[list[str] | None, typer.Option(metavar="MxKxN", help="One shape; can be repeated.")] = None,
     threads: Annotated[int, typer.Option(min=1, max=4096, help="Threads of a product.")] = 1,
     isa: Annotated[str | None, typer.Option(metavar="NAME", help="Force this instruction set on our kernels.")] = None,
-    rounds: Annotated[int, typer.Option(min=1, help="Rounds, in which all forms take turns.")] = 7,
+    form: Annotated[list[str] | None, typer.Option(metavar="NAME", help="One form; can be repeated.")] = None,
+    rounds: Annotated[
+        int | None, typer.Option(min=1, help="Rounds, in which all take turns: 7, beside peers 15.", show_default=False)
+    ] = None,
     quick: Annotated[bool, typer.Option("--quick", help="A few shapes (unless some are named), 3 rounds.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the results as JSON.")] = False,
+    peers: Annotated[
+        bool, typer.Option("--peers", help="Beside all other libraries, each in its own process.")
+    ] = False,
+    peer: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME|FILE.py", help="Beside this library, or your adapter; can be repeated."),
+    ] = None,
+    plot: Annotated[str | None, typer.Option(metavar="FILE.png", help="Beside peers: draw the roofline.")] = None,
+    as_markdown: Annotated[
+        bool, typer.Option("--markdown", help="Beside peers: print the tables as Markdown.")
+    ] = False,
+    timeout: Annotated[float, typer.Option(min=0.1, help="Seconds that a peer may take for an answer.")] = 60,
 ) -> None:
     """Measure int8 and float32 products of [M, K] by a weight [N, K], beside numpy.
 
@@ -37,10 +55,37 @@ def gemm(
 
     Without --shapes and --shape all bundled shapes are measured. An int8 weight
     is packed beforehand, a float32 weight at each call.
+
+    With --peers other libraries take turns with ours, each in a process of its
+    own, pinned and held to the same threads and instruction set; the ratio is
+    taken by pairs of the same round. What is not installed, or fails, is named.
     """
+    beside = peers or bool(peer)
+    if (plot or as_markdown) and not beside:
+        raise CommandError("--plot and --markdown show ours beside peers, wanted --peers or --peer with them")
+    rounds = rounds or (15 if beside else 7)
     rounds = min(rounds, 3) if quick else rounds
+    if beside and not shapes and not shape and not quick:
+        shapes = list(BESIDE_PEERS)
     chosen = _chosen(shapes or [], shape or [], quick)
-    rows, about = _run(chosen, threads, isa, rounds)
+    if beside:
+        from pycompress.bench.gemm import FAMILY
+
+        versus(
+            FAMILY,
+            chosen,
+            forms=form or [],
+            peers=[] if peers else peer or [],
+            rounds=rounds,
+            threads=threads,
+            isa=isa,
+            timeout=timeout,
+            as_json=as_json,
+            as_markdown=as_markdown,
+            plot=plot,
+        )
+        return
+    rows, about = _run(chosen, form or [], threads, isa, rounds)
     if as_json:
         typer.echo(json.dumps({**about, "shapes": [row.as_dict() for row in rows]}, indent=2))
     else:
@@ -61,13 +106,21 @@ def _chosen(sources: list[str], single: list[str], quick: bool) -> list[Shape]:
     return list({(shape.m, shape.k, shape.n): shape for shape in reversed(found)}.values())[::-1]
 
 
-def _run(shapes: list[Shape], threads: int, isa: str | None, rounds: int) -> tuple[list[Row], dict[str, Any]]:
+def _run(
+    shapes: list[Shape], forms: list[str], threads: int, isa: str | None, rounds: int
+) -> tuple[list[Row], dict[str, Any]]:
     """Measure; returns what was found and where."""
     import pycompress as pc
     from pycompress._forced import forced
     from pycompress.bench import gemm
 
-    runners = (gemm.OURS, gemm.NUMPY)
+    runners = [gemm.OURS, gemm.NUMPY]
+    if forms:
+        try:
+            wanted = {gemm.FAMILY.form(name).name for name in forms}
+        except ValueError as error:
+            raise CommandError(f"--form: {error}") from None
+        runners = [replace(runner, forms=[name for name in runner.forms if name in wanted]) for runner in runners]
     with ExitStack() as stack:
         try:
             stack.enter_context(forced(isa, threads))
@@ -107,6 +160,8 @@ def _show(rows: list[Row], about: dict[str, Any]) -> None:
     threads = "1 thread" if about["threads"] == 1 else f"{about['threads']} threads"
     title = ", ".join(str(part) for part in (cpu["name"], cpu["isa"], cpu["backend"], threads) if part)
     columns = {(OURS.name, form.name): form.title for form in FORMS} | {(NUMPY.name, "f32"): "numpy f32"}
+    measured = {(result.runner, result.form) for row in rows for result in row.results}
+    columns = {column: heading for column, heading in columns.items() if column in measured}
     table = Table(title=title, title_justify="left", box=SIMPLE_HEAD)
     table.add_column("M x K x N")
     for heading in columns.values():

@@ -1,0 +1,15 @@
+"""torch's quantized operators on FBGEMM."""
+
+from __future__ import annotations
+
+from pycompress.bench.gemm import Operands
+from pycompress.bench.peer import Call, Peer, Ready
+
+from ._torch import CAPS, quantized_linear
+
+PEER = Peer("torch_fbgemm", "torch FBGEMM", ["torch"], caps=CAPS)
+
+
+@PEER.family("gemm", {"dynamic": "quantized.linear_dynamic", "static": "quantized.linear"})
+def gemm(operands: Operands, form: str) -> Call | Ready:
+    return quantized_linear("fbgemm", operands, form)

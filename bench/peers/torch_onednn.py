@@ -1,0 +1,31 @@
+"""torch's operators on oneDNN."""
+
+from __future__ import annotations
+
+from pycompress.bench.gemm import Operands
+from pycompress.bench.peer import Call, Peer, Ready
+
+from ._torch import CAPS, quantized_linear, start
+
+PEER = Peer("torch_onednn", "torch oneDNN", ["torch"], caps=CAPS)
+
+
+@PEER.family(
+    "gemm",
+    {
+        "u8s8": "_int_mm, s8 x s8",
+        "dynamic": "quantized.linear_dynamic",
+        "static": "quantized.linear",
+        "f32": "mkldnn._linear_pointwise, weight reordered",  # what torch.compile makes of a linear layer
+    },
+)
+def gemm(operands: Operands, form: str) -> Call | Ready:
+    if form in ("dynamic", "static"):
+        return quantized_linear("onednn", operands, form)
+    torch = start()
+    if form == "f32":
+        x, w = torch.from_numpy(operands.x), torch.from_numpy(operands.w)
+        packed, linear = torch.ops.mkldnn._reorder_linear_weight(w, len(x)), torch.ops.mkldnn._linear_pointwise
+        return Ready(lambda: linear(x, packed, None, "none", [], ""), lambda y: y.numpy())
+    x, w = torch.from_numpy(operands.signed()), torch.from_numpy(operands.weight.q.copy()).t()
+    return Ready(lambda: torch._int_mm(x, w), lambda y: operands.unsigned_sums(y.numpy()))
