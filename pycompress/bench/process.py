@@ -28,8 +28,14 @@ class NotInstalledError(PeerError):
 
 
 def cores(threads: int) -> list[int]:
-    """The CPUs for so many threads: the last that this process may use, since the first are where interrupts go."""
-    return sorted(os.sched_getaffinity(0))[-threads:]
+    """The CPUs for so many threads: the last that this process may use, since the first are where interrupts go.
+
+    Raises ValueError where there are fewer.
+    """
+    usable = sorted(os.sched_getaffinity(0))
+    if len(usable) < threads:
+        raise ValueError(f"threads is {threads}, wanted at most {len(usable)}, the CPUs that this process may use")
+    return usable[-threads:]
 
 
 @contextmanager
@@ -52,7 +58,7 @@ class Process:
     def __init__(
         self, name: str, cores: list[int], threads: int, isa: str | None, extra: Mapping[str, str], timeout: float
     ) -> None:
-        self.timeout = timeout
+        self.name, self.timeout = name, timeout
         environment = {key: value for key, value in os.environ.items() if key not in LIMITS}
         environment |= {**dict.fromkeys(THREADS, str(threads)), **extra}
         command = [sys.executable, "-m", "pycompress.bench.worker", name, *([isa] if isa else [])]

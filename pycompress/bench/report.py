@@ -24,12 +24,17 @@ STYLES = (
 )
 OUR_STYLE = ("#D55E00", "*")
 
+RUN = set(["family", "cpu", "isa", "capped", "threads", "rounds", "bandwidth", "forms", "peers", "versions", "results", "failures"])
+
 
 def merge(runs: Sequence[Run]) -> Run:
     """One run of several; of what was measured twice the later counts.
 
-    Raises ValueError for runs on different machines, families, instruction sets or numbers of threads.
+    Raises ValueError for what is no run, and for runs on different machines, families, instruction sets or threads.
     """
+    for run in runs:
+        if not isinstance(run, dict) or not run.keys() >= RUN:
+            raise ValueError("a file is no output of `pycompress bench ... --peers --json`")
     merged = {**runs[0]}
     for run in runs[1:]:
         for key in ("family", "isa", "capped", "threads"):
@@ -108,10 +113,7 @@ def notes(run: Run) -> Iterator[str]:
             f"* {_name(run, peer)}, {form}: differs from the reference by up to {error:.3g} of the rms of the results"
             f" ({case}; a correct one by at most {run['forms'][form]['tolerance']:g})."
         )
-    unheld: dict[str, list[str]] = {}
-    for peer, form in _grouped(run, lambda entry: not entry["held"]):
-        unheld.setdefault(peer, []).append(form)
-    for peer, forms in unheld.items():
+    for peer, forms in _not_held(run).items():
         yield f"† {_name(run, peer)}, {', '.join(forms)}: cannot be held to {run['isa']}; left out of the ratio."
     for peer, operations in _operations(run).items():
         versions = " ".join(f"{package} {version}" for package, version in run["versions"].get(peer, {}).items())
@@ -143,16 +145,25 @@ def markdown(run: Run) -> str:
 
 
 def plot(run: Run, path: str) -> None:
-    """A roofline for each form, as an image: GMAC/s over MAC/byte. Raises ImportError without matplotlib."""
+    """Write `figure` as an image. Raises ImportError without matplotlib."""
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot as plt
 
+    drawn = figure(run)
+    drawn.savefig(path, dpi=100)
+    plt.close(drawn)
+
+
+def figure(run: Run) -> Any:
+    """A roofline for each form, GMAC/s over MAC/byte, as a matplotlib figure."""
+    from matplotlib import pyplot as plt
+
     groups = list(_by_form(run))
     columns = min(2, len(groups))
     lines = -(-len(groups) // columns)
-    figure, axes = plt.subplots(lines, columns, figsize=(7.6 * columns, 5.4 * lines + 1), squeeze=False)
+    drawn, axes = plt.subplots(lines, columns, figsize=(7.6 * columns, 5.4 * lines + 1), squeeze=False)
     peaks = {
         kind: max(
             (r["peak"] for r in run["results"] if r["peak"] and run["forms"][r["form"]]["peak"] == kind), default=0
@@ -166,25 +177,22 @@ def plot(run: Run, path: str) -> None:
         _panel(axis, run, form, results, peaks[run["forms"][form]["peak"]], styles)
     shown = {entry["peer"] for result in run["results"] for entry in result["entries"] if entry["held"]}
     handles = [_marker(plt, styles[name], name, _name(run, name)) for name in styles if name in shown]
-    legend = figure.legend(handles=handles, loc="lower center", ncols=min(len(handles), 8), frameon=False, fontsize=11)
+    legend = drawn.legend(handles=handles, loc="lower center", ncols=min(len(handles), 8), frameon=False, fontsize=11)
     legend.set_in_layout(False)
     remarks = [*dict.fromkeys(failure_line(run, failure) for failure in run["failures"])]
-    remarks += [
-        f"{_name(run, peer)}, {form}: not held to {run['isa']}, not drawn"
-        for peer, form in _grouped(run, lambda entry: not entry["held"])
-    ]
-    figure.suptitle(f"{run['family']}: {title(run)}", fontsize=13)
+    for peer, forms in _not_held(run).items():
+        remarks.append(f"{_name(run, peer)}, {', '.join(forms)}: not held to {run['isa']}, not drawn")
+    drawn.suptitle(f"{run['family']}: {title(run)}", fontsize=13)
     bottom = 0.06 + 0.016 * len(remarks)
     if remarks:
-        figure.text(0.5, 0.035, "\n".join(remarks), ha="center", va="bottom", fontsize=8.5, color="#555555")
-    figure.tight_layout(rect=(0, bottom, 1, 1))
+        drawn.text(0.5, 0.035, "\n".join(remarks), ha="center", va="bottom", fontsize=8.5, color="#555555")
+    drawn.tight_layout(rect=(0, bottom, 1, 1))
     for axis in axes.flat:
         for text in (text for text in axis.texts if text.get_gid() == "along"):
             x, y = text.get_position()
             (left, down), (right, up) = axis.transData.transform([(x, y), (2 * x, 2 * y)])
             text.set(rotation=math.degrees(math.atan2(up - down, right - left)), rotation_mode="anchor")
-    figure.savefig(path, dpi=100)
-    plt.close(figure)
+    return drawn
 
 
 def failure_line(run: Run, failure: Failure) -> str:
@@ -292,6 +300,14 @@ def _grouped(run: Run, wanted: Callable[[Entry], bool]) -> dict[tuple[str, str],
         for entry in result["entries"]:
             if wanted(entry):
                 found.setdefault((entry["peer"], result["form"]), []).append((result["case"], entry))
+    return found
+
+
+def _not_held(run: Run) -> dict[str, list[str]]:
+    """The forms in which a peer does not obey."""
+    found: dict[str, list[str]] = {}
+    for peer, form in _grouped(run, lambda entry: not entry["held"]):
+        found.setdefault(peer, []).append(form)
     return found
 
 

@@ -33,12 +33,13 @@ def versus(
     """Measure and show. Without `peers` all bundled ones that serve the family; without `forms` all."""
     import pycompress as pc
     from pycompress.bench import peer as adapters
-    from pycompress.bench import versus
+    from pycompress.bench import process, versus
 
     _drawable(plot)
     try:
         chosen = [family.form(name) for name in dict.fromkeys(forms)] or list(family.forms)
         found = [adapters.load(name) for name in dict.fromkeys(peers or adapters.names())]
+        process.cores(threads)
         usable = pc.cpu_info()["isas"]
         if isa is not None and isa not in usable:
             raise ValueError(f"--isa: {isa!r} can't be forced here, wanted {', '.join(usable) or 'none with Numba'}")
@@ -78,8 +79,6 @@ def report(
         run = report.merge([json.loads(path.read_text(encoding="utf-8")) for path in files])
     except (OSError, ValueError) as error:
         raise CommandError(error) from None
-    except (KeyError, TypeError):
-        raise CommandError("a file is no output of `pycompress bench ... --peers --json`") from None
     show(run, as_json, as_markdown, plot)
 
 
