@@ -24,7 +24,10 @@ STYLES = (
 )
 OUR_STYLE = ("#D55E00", "*")
 
-RUN = set(["family", "cpu", "isa", "capped", "threads", "rounds", "bandwidth", "forms", "peers", "versions", "results", "failures"])
+RUN = {  # what a file has to hold
+    *("family", "cpu", "isa", "capped", "threads", "rounds", "bandwidth", "forms", "peers", "versions", "results"),
+    "failures",
+}
 
 
 def merge(runs: Sequence[Run]) -> Run:
