@@ -1,7 +1,7 @@
 """The kernels of pycompress in Numba: the readable form of each, and the backend where no compiler is.
 
-One file for each family: quant, gemm, lowrank. They share last_step, which turns int32 sums into results, and common,
-which compiles and splits the work over threads. A kernel's file opens with its idea: the tile, and what bounds it.
+One file for each family. They share last_step, which turns int32 sums into results, and common, which compiles and
+splits the work over threads. A kernel's file opens with its idea: the tile, and what bounds it.
 
 What each function computes, to the bit, is in docs/exactness.md; the arguments are in pycompress/_backend.py, and have
 been checked by the caller. In float32 the bits depend on every type and on the order: a Python float, or an integer
@@ -21,9 +21,11 @@ if __name__ != "pycompress.kernels":
 from .common import get_num_threads, set_num_threads
 from .gemm import gemm_int8, linear, linear_f32, pack_f32, pack_int8
 from .lowrank import pack_lowrank
+from .pool import add, pool
 from .quant import dequantize_linear, dynamic_quantize_linear, quantize_linear, quantize_rows
 
 __all__ = [
+    "add",
     "dequantize_linear",
     "dynamic_quantize_linear",
     "gemm_int8",
@@ -33,6 +35,7 @@ __all__ = [
     "pack_f32",
     "pack_int8",
     "pack_lowrank",
+    "pool",
     "quantize_linear",
     "quantize_rows",
     "set_num_threads",

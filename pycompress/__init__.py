@@ -23,6 +23,7 @@ from .onnx_ops import (
     quantize_linear,
 )
 from .ops import linear
+from .pooling import add, average_pool2d, global_average_pool, max_pool2d
 from .weights import Int8Weight, LowRankWeight, QParams
 
 __all__ = [
@@ -31,12 +32,16 @@ __all__ = [
     "LowRankWeight",
     "QParams",
     "__version__",
+    "add",
+    "average_pool2d",
     "cpu_info",
     "dequantize_linear",
     "dynamic_quantize_linear",
     "get_num_threads",
+    "global_average_pool",
     "linear",
     "matmul_integer",
+    "max_pool2d",
     "qlinear_matmul",
     "quantize_linear",
     "set_num_threads",

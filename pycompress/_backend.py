@@ -25,6 +25,11 @@ C-contiguous arrays of the exact dtype and shape, numbers in range. `out` is wri
         qparams (scale, zero_point) or None; out float32, uint8 or int8 [m, n]; w_zero_point as above, for int8 handles
     linear_f32(x, w, bias, activation, out, num_threads)
         x float32 [m, k]; w float32 [n, k], any strides; out float32
+    pool(x, out, mode, geometry, x_qparams, y_qparams, num_threads)
+        x, out float32, uint8 or int8 [batch, height, width, channels]; mode 0 max, 1 average, 2 average with padding;
+        geometry: height and width of the kernel, the stride, the dilation, the padding before
+    add(a, b, out, a_qparams, b_qparams, y_qparams, activation, num_threads)
+        a, b, out float32, uint8 or int8 of one shape; activation none or a clamp
     get_num_threads() -> int, set_num_threads(n)
         n an int >= 1; for the default 0 (native) or None (numba)
 

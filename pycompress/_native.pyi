@@ -65,6 +65,25 @@ def linear_fast(
     x: Any, weight: Any, bias: Any, activation: Any, x_qparams: Any, y_qparams: Any, out: Any, num_threads: Any, /
 ) -> Any: ...
 def matmul_integer_fast(a: Any, weight: Any, a_zero_point: Any, b_zero_point: Any, /) -> Any: ...
+def pool(
+    x: _Array,
+    out: _Array,
+    mode: int,
+    geometry: tuple[int, ...],
+    x_qparams: _QParams | None,
+    y_qparams: _QParams | None,
+    num_threads: int | None = None,
+) -> None: ...
+def add(
+    a: _Array,
+    b: _Array,
+    out: _Array,
+    a_qparams: _QParams | None,
+    b_qparams: _QParams | None,
+    y_qparams: _QParams | None,
+    activation: _Activation,
+    num_threads: int | None = None,
+) -> None: ...
 def isas() -> list[_Isa]: ...
 def active_isa() -> str: ...
 def set_isa(name: str | None) -> None: ...

@@ -362,6 +362,26 @@ def _check_linear_f32(kernels: Any, rng: np.random.Generator) -> None:
     product(*THREADED, "relu", 2)
 
 
+def _check_pool(kernels: Any, rng: np.random.Generator) -> None:
+    geometry = (3, 3, 1, 1, 1, 1, 0, 0)
+    for channels in (1, 33, 130):
+        x = rng.integers(0, 256, (2, 5, 6, channels), np.uint8)
+        windows = np.lib.stride_tricks.sliding_window_view(x, (3, 3), (1, 2)).astype(np.float32)
+        for mode, wanted in ((0, windows.max((-2, -1))), (1, np.rint(windows.sum((-2, -1)) * (f32(1) / f32(9))))):
+            out = np.empty((2, 3, 4, channels), np.uint8)
+            kernels.pool(x, out, mode, geometry, None, None, 1)
+            _same(f"mode {mode}, {channels} channels", out, wanted)
+
+
+def _check_add(kernels: Any, rng: np.random.Generator) -> None:
+    for count in (1, 33, 1000):
+        a, b = (rng.integers(0, 256, count, np.uint8) for _ in range(2))
+        out, a_ratio, b_ratio = np.empty(count, np.uint8), f32(0.5) / f32(0.75), f32(0.25) / f32(0.75)
+        kernels.add(a, b, out, (0.5, 128), (0.25, 3), (0.75, 100), (0, 0.0, 0.0), 1)
+        real = (a.astype(np.float32) - f32(128)) * a_ratio + (b.astype(np.float32) - f32(3)) * b_ratio
+        _same(f"{count} values", out, _levels(real, 100, np.uint8))
+
+
 CHECKS: dict[str, Callable[[Any, np.random.Generator], None]] = {
     "quantize_linear": _check_quantize,
     "dequantize_linear": _check_dequantize,
@@ -375,4 +395,6 @@ CHECKS: dict[str, Callable[[Any, np.random.Generator], None]] = {
     "linear_int8 -> uint8": _linear_int8_check(np.uint8),
     "linear_int8 -> int8": _linear_int8_check(np.int8),
     "linear_f32": _check_linear_f32,
+    "pool": _check_pool,
+    "add": _check_add,
 }

@@ -25,7 +25,7 @@ settings.register_profile(
 settings.load_profile("pycompress")
 
 # Kernels that an instruction set has not got of its own.
-INHERITED = {("gemm_f32", "avxvnni"): "avx2", ("quant", "avxvnni"): "avx2"}
+INHERITED = {(family, "avxvnni"): "avx2" for family in ("gemm_f32", "quant", "pool")}
 
 
 @pytest.fixture

@@ -167,6 +167,8 @@ def wrong(function: Callable[..., Any], out: int) -> Callable[..., Any]:
         ("gemm_int8", 4, 4),
         ("linear", 6, 3),
         ("linear_f32", 4, 1),
+        ("pool", 1, 1),
+        ("add", 2, 1),
     ],
 )
 def test_a_broken_kernel_is_found(name: str, out: int, checks: int, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,6 +8,7 @@
 #include "core/cpu.h"
 #include "gemm/gemm.h"
 #include "peak/peak.h"
+#include "pool/pool.h"
 #include "quant/quant.h"
 
 #define PC_KERNEL(slot, isa)                                  \
@@ -66,6 +67,7 @@ struct Table {
       inherit(&added.kernels.gemm_s8, best.gemm_s8);
       inherit(&added.kernels.gemm_f32, best.gemm_f32);
       inherit(&added.kernels.gemm_f32_few, best.gemm_f32_few);
+      inherit(&added.kernels.pool, best.pool);
       inherit(&added.kernels.peak, best.peak);
       if (added.usable && !added.by_name_only) best = added.kernels;
     }

@@ -11,6 +11,7 @@ struct ActivationKernel;
 struct GemmS8Kernel;
 struct GemmF32Kernel;
 struct GemmF32FewKernel;
+struct PoolKernel;
 struct PeakKernel;
 
 // A slot that an ISA leaves empty is filled with that of the next lower ISA that the CPU can run.
@@ -21,6 +22,7 @@ struct Kernels {
   const GemmS8Kernel* gemm_s8_split;  // for weights that it allows, where it is better; not inherited, and else nullptr
   const GemmF32Kernel* gemm_f32;
   const GemmF32FewKernel* gemm_f32_few;
+  const PoolKernel* pool;
   const PeakKernel* peak;
 };
 

@@ -198,6 +198,45 @@ PC_API pc_status pc_gemm_f32_workspace_size(const pc_gemm_f32_desc* desc, int32_
 PC_API pc_status pc_gemm_f32_run(const pc_gemm_f32_desc* desc, const void* w, size_t bytes, const float* x, float* y, void* workspace,
                                  size_t workspace_bytes, int32_t ith, int32_t nth);
 
+/* ---- pool: what stands between layers: pooling of NHWC images, and the sum of two --------------------------------- */
+
+enum {
+  PC_POOL_MAX = 0,           /* over the pixels in the image */
+  PC_POOL_AVERAGE = 1,       /* over the pixels in the image */
+  PC_POOL_AVERAGE_PADDED = 2 /* over all of the kernel; pixels outside count as zero */
+};
+
+typedef struct pc_pool_desc {
+  size_t size;
+  int64_t batch, height, width, channels; /* of x; y is [batch, out_height, out_width, channels] */
+  int64_t out_height, out_width;          /* each window has to begin within the image or in the padding before it */
+  int64_t kernel_height, kernel_width, stride_height, stride_width;
+  int64_t dilation_height, dilation_width; /* 1 for averages */
+  int64_t top, left;                       /* padding, less than the kernel reaches */
+  int32_t mode;
+  pc_type x_type, y_type; /* PC_F32, PC_U8 or PC_S8, the same; or y_type PC_F32, for averages */
+  float x_scale, y_scale; /* averages of 8 bits; both 0: y is quantized as x, with x_zero_point */
+  int32_t x_zero_point, y_zero_point;
+} pc_pool_desc;
+
+/* Averages of 8 bits: y = clip(round_half_even(float32(sum of (x - x_zero_point)) * (x_scale / y_scale / count)) + y_zero_point). In float32 the sum
+ * is taken pixel by pixel, row by row, and divided by the count. Maxima of float32 pass NaN on. Global average: a kernel of the image's size. */
+PC_API pc_status pc_pool_run(const pc_pool_desc* desc, const void* x, void* y, int32_t ith, int32_t nth);
+
+typedef struct pc_add_desc {
+  size_t size;
+  int64_t count;
+  pc_type type, y_type;            /* PC_F32, PC_U8 or PC_S8, the same; or y_type PC_F32 */
+  float a_scale, b_scale, y_scale; /* 8 bits */
+  int32_t a_zero_point, b_zero_point, y_zero_point;
+  pc_activation activation; /* PC_ACTIVATION_NONE or PC_ACTIVATION_CLAMP; with y of the operands' type */
+  float low, high;
+} pc_add_desc;
+
+/* y = a + b. 8 bits: y = clip(round_half_even((a - a_zero_point) * (a_scale / y_scale) + (b - b_zero_point) * (b_scale / y_scale)) + y_zero_point).
+ */
+PC_API pc_status pc_add_run(const pc_add_desc* desc, const void* a, const void* b, void* y, int32_t ith, int32_t nth);
+
 #ifdef __cplusplus
 }
 #endif

@@ -137,5 +137,6 @@ void bind_quant(py::module_& m);
 void bind_gemm(py::module_& m);
 void bind_linear(py::module_& m);
 void bind_lowrank(py::module_& m);
+void bind_pool(py::module_& m);
 
 }  // namespace pc::python

@@ -4,6 +4,11 @@
 #pragma once
 
 #include <cstddef>
+#include <cstring>
+#include <initializer_list>
+#include <vector>
+
+#include "test.h"
 
 namespace test {
 
@@ -34,5 +39,25 @@ class Guarded {
 };
 
 void install_guard_handler();
+
+// For tests of many operands: a value or an array at one of the two places.
+constexpr Place kPlaces[] = {Place::kEnd, Place::kBegin};
+constexpr size_t kRoom = size_t{1} << 16;
+
+template <class T> T* put(Guarded& g, Place place, const T& value) {
+  T* callee = static_cast<T*>(g.place(place, sizeof(T), alignof(T)));
+  *g.own<T>() = value;
+  return callee;
+}
+
+template <class T> T* put(Guarded& g, Place place, const std::vector<T>& values, size_t alignment = alignof(T)) {
+  T* callee = static_cast<T*>(g.place(place, values.size() * sizeof(T), alignment));
+  if (!values.empty()) std::memcpy(g.own<T>(), values.data(), values.size() * sizeof(T));
+  return callee;
+}
+
+inline void check_rest(std::initializer_list<const Guarded*> operands) {
+  for (const Guarded* g : operands) CHECK(g->rest_untouched(), "bytes on the pages of an operand, but outside it, were written");
+}
 
 }  // namespace test
