@@ -87,8 +87,8 @@ def test_every_function_of_the_header_is_called_here():
     header = Path(capi.get_include(), "pycompress.h").read_text()
     declared = set(re.findall(r"^PC_API\b[^;(]*?\b(pc_\w+)\(", header, re.MULTILINE))
     assert header.count("\nPC_API ") == len(declared)
-    called = set(re.findall(r"\blib\.(pc_\w+)\(", Path(__file__).read_text()))
-    assert declared == called
+    tests = "".join(path.read_text() for path in Path(__file__).parent.glob("test_*.py"))
+    assert declared == set(re.findall(r"\blib\.(pc_\w+)\(", tests))
 
 
 def test_installed_header_is_the_one_of_the_sources():
@@ -513,3 +513,24 @@ def test_gemm_f32(rng, transposed, activation, nth):
 
         on_threads(nth, part)
         same_bits(y, wanted)
+
+
+# ---- pool
+
+
+def test_pool_and_add(rng):
+    x = rng.integers(0, 256, (2, 9, 7, 70), np.uint8)
+    wanted, y = pc.max_pool2d(x, 3, stride=2, padding=1), np.empty((2, 5, 4, 70), np.uint8)
+    fields = dict.fromkeys(("kernel_height", "kernel_width"), 3) | dict.fromkeys(("stride_height", "stride_width"), 2)
+    fields |= dict.fromkeys(("dilation_height", "dilation_width", "top", "left"), 1)
+    desc = describe(
+        "pc_pool_desc", batch=2, height=9, width=7, channels=70, out_height=5, out_width=4, mode=lib.PC_POOL_MAX,
+        x_type=lib.PC_U8, y_type=lib.PC_U8, **fields,
+    )  # fmt: skip
+    on_threads(3, lambda ith, nth: lib.pc_pool_run(desc, pointer(x), pointer(y), ith, nth))
+    assert np.array_equal(y, wanted)
+    other = x[::-1].copy()
+    total, scales = np.empty_like(x), {"a_scale": 0.5, "b_scale": 0.25, "y_scale": 1.0, "b_zero_point": 9}
+    desc = describe("pc_add_desc", count=x.size, type=lib.PC_U8, y_type=lib.PC_U8, **scales)
+    on_threads(2, lambda ith, nth: lib.pc_add_run(desc, pointer(x), pointer(other), pointer(total), ith, nth))
+    assert np.array_equal(total, pc.add(x, other, a_qparams=(0.5, 0), b_qparams=(0.25, 9), y_qparams=(1.0, 0)))

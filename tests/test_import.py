@@ -27,12 +27,8 @@ def test_import_loads_nothing_but_numpy(backend):
     modules = loaded("import pycompress", PYCOMPRESS_BACKEND=backend)
     assert "pycompress.ops" in modules
     assert foreign(modules) == {"pycompress"}
-    assert {name for name in modules if name.startswith("pycompress")} <= {
-        "pycompress",
-        *(f"pycompress.{part}" for part in ("_arguments", "_backend", "_errors", "_machine", "_native")),
-        *(f"pycompress.{part}" for part in ("onnx_ops", "ops", "weights")),
-        *(name for name in modules if name.startswith("pycompress.weights.")),
-    }
+    later = ("bench", "capi", "cli", "demo", "distill", "kernels", "numba", "qat", "selfcheck", "torch")
+    assert not {name for name in modules if name.split(".")[1:2] and name.split(".")[1] in later}
 
 
 @pytest.mark.parametrize("backend", ["native", "numba"] if NATIVE else ["numba"])
