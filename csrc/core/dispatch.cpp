@@ -66,6 +66,7 @@ struct Table {
       inherit(&added.kernels.activation, best.activation);
       inherit(&added.kernels.gemm_s8, best.gemm_s8);
       inherit(&added.kernels.gemm_f32, best.gemm_f32);
+      inherit(&added.kernels.gemm_f16, best.gemm_f16);
       inherit(&added.kernels.gemm_f32_few, best.gemm_f32_few);
       inherit(&added.kernels.pool, best.pool);
       inherit(&added.kernels.peak, best.peak);

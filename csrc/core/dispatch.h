@@ -21,6 +21,7 @@ struct Kernels {
   const GemmS8Kernel* gemm_s8;
   const GemmS8Kernel* gemm_s8_split;  // for weights that it allows, where it is better; not inherited, and else nullptr
   const GemmF32Kernel* gemm_f32;
+  const GemmF32Kernel* gemm_f16;
   const GemmF32FewKernel* gemm_f32_few;
   const PoolKernel* pool;
   const PeakKernel* peak;

@@ -15,11 +15,15 @@
 namespace pc {
 namespace {
 
-constexpr char kMagic[8] = {'P', 'C', 'g', 'e', 'm', 'm', 'f', '4'};
+constexpr char kMagicF32[8] = {'P', 'C', 'g', 'e', 'm', 'm', 'f', '4'};
+constexpr char kMagicF16[8] = {'P', 'C', 'g', 'e', 'm', 'm', 'f', '2'};
 // With not many rows a plain weight is read once, from far away, and long runs of k suit the memory; else short ones suit the caches.
-constexpr int64_t block_k_of(int64_t m) { return m <= 32 ? 4096 : 384; }
-constexpr int64_t kTilesInBlock = 16;
-constexpr int64_t kChunkPanels = 48;
+#include <cstdlib>
+static int env(const char* n, int d) { const char* s = std::getenv(n); return s ? atoi(s) : d; }
+static const int kBK = env("BK", 384), kPF = env("PF", 3), kWiden = env("WIDEN", 1);
+int64_t block_k_of(int64_t m) { return m <= 32 ? 4096 : kBK; }
+const int64_t kTilesInBlock = env("TB", 16);
+const int64_t kChunkPanels = env("CP", 48);
 
 struct F32Header {
   char magic[8];
@@ -30,20 +34,21 @@ struct F32Header {
 };
 static_assert(sizeof(F32Header) == kAlignment, "the panels after the header are aligned");
 
-pc_status packed_bytes(int64_t n, int64_t k, int nr, size_t* bytes) {
+pc_status packed_bytes(int64_t n, int64_t k, const GemmF32Kernel& kernel, size_t* bytes) {
+  const int nr = kernel.nr;
   PC_CHECK(n >= 0 && k >= 0, PC_ERROR_SHAPE, "the weight is [%lld, %lld], wanted sizes >= 0", ll(n), ll(k));
   size_t values;
   PC_CHECK(n <= INT64_MAX - nr && multiply(static_cast<size_t>(round_up(n, static_cast<int64_t>(nr))), static_cast<size_t>(k), &values) &&
-               values <= (static_cast<size_t>(PTRDIFF_MAX) - sizeof(F32Header) - kAlignment) / sizeof(float),
+               values <= (static_cast<size_t>(PTRDIFF_MAX) - sizeof(F32Header) - kAlignment) / kernel.value_size,
            PC_ERROR_OVERFLOW, "the weight [%lld, %lld] is larger than memory", ll(n), ll(k));
-  *bytes = round_up(sizeof(F32Header) + values * sizeof(float), kAlignment);
+  *bytes = round_up(sizeof(F32Header) + values * kernel.value_size, kAlignment);
   return PC_OK;
 }
 
 bool is_few(const pc_gemm_f32_desc& d, bool packed) { return !packed && d.ldk == 1 && d.m >= 1 && d.m <= kFewRows; }
 
 struct Workspace {
-  int64_t row_stride, rows, panels;  // floats from row to row; rows of x and panels of w at a time
+  int64_t row_stride, rows, panels;  // floats from row to row; rows of x and panels of w at a time, 0 where panels are read as they are packed
   size_t w, bytes;                   // offset, and the whole
 };
 
@@ -54,7 +59,10 @@ Workspace workspace_of(const pc_gemm_f32_desc& d, const GemmF32Kernel& kernel, b
   // An odd number of cache lines, so that the rows of a tile lie in different sets of L1.
   s.row_stride = (divide_up(block_k, int64_t{16}) | 1) * 16;
   s.rows = std::max<int64_t>(1, std::min(m, kTilesInBlock * kernel.mr));
-  s.panels = packed || few ? 0 : m <= s.rows ? 1 : std::clamp<int64_t>(d.n / kernel.nr + (d.n % kernel.nr != 0), 1, kChunkPanels);
+  if (few || (packed && (!kernel.widen || !kWiden || m <= kernel.mr)))
+    s.panels = 0;
+  else
+    s.panels = m <= s.rows ? 1 : std::clamp<int64_t>(d.n / kernel.nr + (d.n % kernel.nr != 0), 1, kChunkPanels);
   s.w = round_up(static_cast<size_t>(s.rows * s.row_stride) * sizeof(float), kAlignment);
   s.bytes = s.w + round_up(static_cast<size_t>(s.panels * kernel.nr * block_k) * sizeof(float), kAlignment);
   return s;
@@ -68,10 +76,11 @@ pc_status workspace_of_parts(size_t part, int32_t nth, size_t* bytes) {
 
 struct Call {
   pc_gemm_f32_desc d;
-  const GemmF32Kernel* kernel;
+  const GemmF32Kernel* kernel;   // of the weight's type
+  const GemmF32Kernel* widened;  // of float32 panels of the same shape
   const GemmF32FewKernel* few;
   const ActivationKernel* activation;
-  const float* w;  // plain, or the panels of a packed weight
+  const char* w;  // plain, or the panels of a packed weight
   bool packed;
   const float* x;
   float* y;
@@ -83,7 +92,7 @@ pc_status check_desc(const pc_gemm_f32_desc* desc, Call* call) {
   PC_CHECK(desc->size == sizeof *desc, PC_ERROR_STRUCT, "desc->size is %zu, wanted %zu", desc->size, sizeof *desc);
   const Kernels* kernels;
   PC_TRY(active_kernels(&kernels));
-  call->kernel = kernels->gemm_f32;
+  call->kernel = call->widened = kernels->gemm_f32;
   call->few = kernels->gemm_f32_few;
   call->activation = kernels->activation;
   pc_gemm_f32_desc& d = call->d;
@@ -105,23 +114,32 @@ pc_status check_desc(const pc_gemm_f32_desc* desc, Call* call) {
 pc_status open_weight(const void* w, size_t bytes, Call* call) {
   const pc_gemm_f32_desc& d = call->d;
   call->packed = bytes > 0;
-  call->w = static_cast<const float*>(w);
+  call->w = static_cast<const char*>(w);
   if (!call->packed) return PC_OK;
   PC_CHECK(w, PC_ERROR_NULL, "w is NULL");
   PC_CHECK(is_aligned(w, kAlignment), PC_ERROR_ALIGNMENT, "packed w is not aligned to %d bytes", PC_ALIGNMENT);
   PC_CHECK(bytes >= sizeof(F32Header), PC_ERROR_BUFFER, "packed w has %zu bytes, a header alone has %zu", bytes, sizeof(F32Header));
   const F32Header* h = static_cast<const F32Header*>(w);
-  PC_CHECK(std::memcmp(h->magic, kMagic, sizeof kMagic) == 0 && h->version == 1, PC_ERROR_FORMAT,
-           "packed w does not begin as a weight of gemm_f32 does");
+  const bool f16 = std::memcmp(h->magic, kMagicF16, sizeof kMagicF16) == 0;
+  PC_CHECK((f16 || std::memcmp(h->magic, kMagicF32, sizeof kMagicF32) == 0) && h->version == 1, PC_ERROR_FORMAT,
+           "packed w does not begin as a weight of gemm_f32 or gemm_f16 does");
   PC_CHECK(h->n == d.n && h->k == d.k, PC_ERROR_SHAPE, "packed w is [%lld, %lld], wanted [%lld, %lld]", ll(h->n), ll(h->k), ll(d.n), ll(d.k));
-  for (int32_t i = pc_isa_count(); i-- > 0 && call->kernel->nr != static_cast<int>(h->nr);)
-    if (const Kernels* kernels = kernels_of(i); kernels && kernels->gemm_f32->nr == static_cast<int>(h->nr)) call->kernel = kernels->gemm_f32;
-  PC_CHECK(call->kernel->nr == static_cast<int>(h->nr), PC_ERROR_ISA, "packed w was made for another kind of CPU: panels of %u; pack it here", h->nr);
+  const auto use = [&](const Kernels& kernels) {
+    call->widened = kernels.gemm_f32;
+    call->kernel = f16 ? kernels.gemm_f16 : kernels.gemm_f32;
+    return call->kernel->nr == static_cast<int>(h->nr);
+  };
+  const Kernels* kernels;
+  PC_TRY(active_kernels(&kernels));
+  bool found = use(*kernels);
+  for (int32_t i = pc_isa_count(); !found && i-- > 0;)
+    if (kernels_of(i)) found = use(*kernels_of(i));
+  PC_CHECK(found, PC_ERROR_ISA, "packed w was made for another kind of CPU: panels of %u; pack it here", h->nr);
   size_t wanted;
-  PC_TRY(packed_bytes(d.n, d.k, call->kernel->nr, &wanted));
+  PC_TRY(packed_bytes(d.n, d.k, *call->kernel, &wanted));
   PC_CHECK(h->bytes == wanted && bytes >= wanted, h->bytes == wanted ? PC_ERROR_BUFFER : PC_ERROR_FORMAT, "packed w has %zu bytes, wanted %zu", bytes,
            wanted);
-  call->w = reinterpret_cast<const float*>(static_cast<const char*>(w) + sizeof(F32Header));
+  call->w += sizeof(F32Header);
   return PC_OK;
 }
 
@@ -138,7 +156,7 @@ pc_status check_operands(const Call& call, const void* workspace, size_t workspa
   PC_CHECK(span_bytes(d.m, d.k, d.ldx, 4, &x_bytes) && span_bytes(d.m, d.n, d.ldy, 4, &y_bytes), PC_ERROR_OVERFLOW,
            "x [%lld, %lld] or y [%lld, %lld] is larger than memory", ll(d.m), ll(d.k), ll(d.m), ll(d.n));
   if (call.packed)
-    PC_TRY(packed_bytes(d.n, d.k, call.kernel->nr, &w_bytes));
+    PC_TRY(packed_bytes(d.n, d.k, *call.kernel, &w_bytes));
   else
     PC_CHECK(plain_bytes(d, &w_bytes), PC_ERROR_OVERFLOW, "w [%lld, %lld] is larger than memory", ll(d.n), ll(d.k));
   if (d.k == 0) w_bytes = 0;
@@ -146,7 +164,7 @@ pc_status check_operands(const Call& call, const void* workspace, size_t workspa
   PC_CHECK(is_aligned(call.x, 4) && is_aligned(call.y, 4) && is_aligned(call.w, 4) && is_aligned(d.bias, 4), PC_ERROR_ALIGNMENT,
            "x, y, w or bias is not aligned to float");
   PC_CHECK(!overlap(call.y, y_bytes, call.x, x_bytes), PC_ERROR_OVERLAP, "y overlaps x");
-  const float* w = call.packed ? call.w - sizeof(F32Header) / sizeof(float) : call.w;  // w_bytes counts the header
+  const char* w = call.packed ? call.w - sizeof(F32Header) : call.w;  // w_bytes counts the header
   PC_CHECK(!overlap(call.y, y_bytes, w, w_bytes), PC_ERROR_OVERLAP, "y overlaps w");
   PC_CHECK(!d.bias || !overlap(call.y, y_bytes, d.bias, static_cast<size_t>(d.n) * 4), PC_ERROR_OVERLAP, "y overlaps bias");
   PC_CHECK(workspace, PC_ERROR_NULL, "workspace is NULL");
@@ -166,7 +184,10 @@ class Part {
         panels_(reinterpret_cast<float*>(workspace + layout.w)) {}
 
   void run(const Block& block) {
-    const int64_t chunk = c_.packed ? std::max<int64_t>(1, block.n.end - block.n.begin) : layout_.panels * kernel_.nr;
+    const int64_t chunk = layout_.panels == 0 ? std::max<int64_t>(1, block.n.end - block.n.begin) : layout_.panels * kernel_.nr;
+    // A few rows take several packed panels side by side.
+    const bool wide = layout_.panels == 0 && d_.m <= kernel_.mr && kernel_.wide[std::max<int64_t>(d_.m, 1) - 1];
+    const int64_t step = kernel_.nr * (wide ? kernel_.panels[d_.m - 1] : 1);
     // k = 0 still has a last step to do.
     const int64_t block_k = block_k_of(d_.m);
     for (int64_t k0 = 0; k0 == 0 || k0 < d_.k; k0 += block_k) {
@@ -174,12 +195,12 @@ class Part {
       int64_t rows_at = -1;  // the block of rows that is packed
       for (int64_t n0 = block.n.begin; n0 < block.n.end; n0 += chunk) {
         const int64_t n_end = std::min(n0 + chunk, block.n.end);
-        if (!c_.packed) pack_chunk(n0, n_end, k0, k);
+        if (layout_.panels > 0) prepare_chunk(n0, n_end, k0, k);
         for (int64_t m0 = block.m.begin; m0 < block.m.end; m0 += layout_.rows) {
           const int64_t rows = std::min(layout_.rows, block.m.end - m0);
           if (rows_at != m0) pack_rows(m0, rows, k0, k);
           rows_at = m0;
-          for (int64_t n = n0; n < n_end; n += kernel_.nr) run_panel(m0, rows, n, n0, n_end, k0, k);
+          for (int64_t n = n0; n < n_end; n += step) run_panel(m0, rows, n, n0, std::min(n + step, n_end), k0, k, wide, block.n.end);
         }
       }
     }
@@ -191,17 +212,29 @@ class Part {
       if (k > 0) std::memcpy(rows_ + r * layout_.row_stride, c_.x + (m0 + r) * d_.ldx + k0, static_cast<size_t>(k) * sizeof(float));
   }
 
-  void pack_chunk(int64_t n0, int64_t n_end, int64_t k0, int64_t k) {
-    for (int64_t n = n0; n < n_end; n += kernel_.nr)
-      kernel_.pack_panel(c_.w + n * d_.ldn + k0 * d_.ldk, d_.ldn, d_.ldk, static_cast<int>(std::min<int64_t>(kernel_.nr, n_end - n)), k,
-                         panels_ + (n - n0) * k);
+  const char* packed_panel(int64_t n, int64_t k0) const { return c_.w + static_cast<size_t>(n * d_.k + k0 * kernel_.nr) * kernel_.value_size; }
+
+  // Panels of outputs [n0, n_end) as float32 in the workspace.
+  void prepare_chunk(int64_t n0, int64_t n_end, int64_t k0, int64_t k) {
+    for (int64_t n = n0; n < n_end; n += kernel_.nr) {
+      float* panel = panels_ + (n - n0) * k;
+      if (c_.packed)
+        kernel_.widen(packed_panel(n, k0), k, panel);
+      else
+        kernel_.pack_panel(reinterpret_cast<const float*>(c_.w) + n * d_.ldn + k0 * d_.ldk, d_.ldn, d_.ldk,
+                           static_cast<int>(std::min<int64_t>(kernel_.nr, n_end - n)), k, panel);
+    }
   }
 
-  void run_panel(int64_t m0, int64_t rows, int64_t n, int64_t n0, int64_t n_end, int64_t k0, int64_t k) {
-    alignas(kAlignment) float bias[kMaxNr];
+  // Outputs [n, n_end): one panel, or a few side by side.
+  void run_panel(int64_t m0, int64_t rows, int64_t n, int64_t n0, int64_t n_end, int64_t k0, int64_t k, bool wide, int64_t all_end) {
+    alignas(kAlignment) float bias[kMaxPanels * kMaxNr];
+    const bool in_place = layout_.panels == 0;
+    const F32TileFunction* tiles = wide ? kernel_.wide : in_place ? kernel_.tile : c_.widened->tile;
     F32Tile t;
-    t.columns = static_cast<int>(std::min<int64_t>(kernel_.nr, n_end - n));
-    t.w = c_.packed ? c_.w + n * d_.k + k0 * kernel_.nr : panels_ + (n - n0) * k;
+    t.columns = static_cast<int>(n_end - n);
+    t.w = in_place ? packed_panel(n, k0) : reinterpret_cast<const char*>(panels_ + (n - n0) * k);
+    t.panel_stride = d_.k * kernel_.nr;
     t.ldx = layout_.row_stride;
     t.k = k;
     t.first = k0 == 0;
@@ -212,16 +245,33 @@ class Part {
     t.bias = nullptr;
     if (d_.bias && t.last) {
       t.bias = d_.bias + n;
-      if (t.columns < kernel_.nr) {
+      if (t.columns % kernel_.nr != 0) {
         std::memset(bias, 0, sizeof bias);
         std::memcpy(bias, t.bias, static_cast<size_t>(t.columns) * sizeof(float));
         t.bias = bias;
       }
     }
+    const int64_t tile_count = divide_up(rows, int64_t{kernel_.mr});
+    const char* ahead = nullptr;
+    int64_t lines = 0;
+    if ((kPF & 1) && !wide && in_place && n + kernel_.nr < all_end) {
+      ahead = packed_panel(n + kernel_.nr, k0);
+      lines = divide_up<int64_t>(divide_up<int64_t>(k * kernel_.nr * (int64_t)kernel_.value_size, 64), tile_count);
+    }
     for_tiles(rows, kernel_.mr, [&](int64_t r, int count) {
       t.x = rows_ + r * layout_.row_stride;
       t.y = c_.y + (m0 + r) * d_.ldy + n;
-      kernel_.tile[count - 1](t);
+      if (ahead) {
+        for (int64_t i = 0; i < lines; ++i) __builtin_prefetch(ahead + 64 * i, 0, 2);
+        ahead += 64 * lines;
+      }
+      if (kPF & 2) {
+        for (int i = 0; i < count; ++i) { 
+          const float* q = t.y + (count + i) * d_.ldy;
+          for (int j = 0; j < kernel_.nr; j += 16) __builtin_prefetch(q + j, 1, 3);
+        }
+      }
+      tiles[count - 1](t);
       if (t.last && is_curve(d_.activation)) c_.activation->in_place(d_.activation, t.y, count, t.columns, d_.ldy);
     });
   }
@@ -248,7 +298,7 @@ void run_few(const Call& call, const Range& n, int64_t row_stride, float* rows) 
   t.ldy = d.ldy;
   for (int64_t n0 = n.begin; n0 < n.end; n0 += call.few->nr) {
     t.columns = static_cast<int>(std::min<int64_t>(call.few->nr, n.end - n0));
-    t.w = call.w + n0 * d.ldn;
+    t.w = reinterpret_cast<const float*>(call.w) + n0 * d.ldn;
     t.bias = d.bias ? d.bias + n0 : nullptr;
     t.y = call.y + n0;
     call.few->rows[d.m - 1](t);
@@ -256,48 +306,62 @@ void run_few(const Call& call, const Range& n, int64_t row_stride, float* rows) 
   }
 }
 
-}  // namespace
-}  // namespace pc
-
-extern "C" {
-
-pc_status pc_gemm_f32_pack_size(int64_t n, int64_t k, size_t* bytes) {
-  PC_CHECK(bytes, PC_ERROR_NULL, "bytes is NULL");
-  const pc::Kernels* kernels;
-  PC_TRY(pc::active_kernels(&kernels));
-  return pc::packed_bytes(n, k, kernels->gemm_f32->nr, bytes);
-}
-
-pc_status pc_gemm_f32_pack(const float* w, int64_t n, int64_t k, int64_t ldn, int64_t ldk, void* packed, size_t bytes) {
-  using namespace pc;
-  const Kernels* kernels;
-  PC_TRY(active_kernels(&kernels));
-  const GemmF32Kernel& kernel = *kernels->gemm_f32;
+pc_status pack(const GemmF32Kernel& kernel, const char (&magic)[8], const void* w, int64_t n, int64_t k, int64_t ldn, int64_t ldk, void* packed,
+               size_t bytes) {
+  const size_t size = kernel.value_size;
   size_t wanted;
-  PC_TRY(packed_bytes(n, k, kernel.nr, &wanted));
+  PC_TRY(packed_bytes(n, k, kernel, &wanted));
   PC_CHECK(packed && (w || n == 0 || k == 0), PC_ERROR_NULL, "%s is NULL", packed ? "w" : "packed");
   PC_CHECK(is_aligned(packed, kAlignment), PC_ERROR_ALIGNMENT, "packed is not aligned to %d bytes", PC_ALIGNMENT);
-  PC_CHECK(is_aligned(w, sizeof(float)), PC_ERROR_ALIGNMENT, "w is not aligned to float");
+  PC_CHECK(is_aligned(w, size), PC_ERROR_ALIGNMENT, "w is not aligned to its element type");
   PC_CHECK(bytes >= wanted, PC_ERROR_BUFFER, "packed has %zu bytes, wanted %zu", bytes, wanted);
-  const auto bytes_of = [](int64_t ld) { return static_cast<int64_t>(static_cast<uint64_t>(ld) * sizeof(float)); };
-  const Span source = span_of(w, n, k, bytes_of(ldn), bytes_of(ldk), sizeof(float));
+  const auto bytes_of = [size](int64_t ld) { return static_cast<int64_t>(static_cast<uint64_t>(ld) * size); };
+  const Span source = span_of(w, n, k, bytes_of(ldn), bytes_of(ldk), size);
   PC_CHECK(!overlap(packed, bytes, source.begin, source.bytes), PC_ERROR_OVERLAP, "packed overlaps w");
   F32Header header{};
-  std::memcpy(header.magic, kMagic, sizeof kMagic);
+  std::memcpy(header.magic, magic, sizeof magic);
   header.version = 1;
   header.nr = static_cast<uint32_t>(kernel.nr);
   header.n = n;
   header.k = k;
   header.bytes = wanted;
   char* base = static_cast<char*>(packed);
-  std::memset(base, 0, sizeof header);
   std::memcpy(base, &header, sizeof header);
-  float* panels = reinterpret_cast<float*>(base + sizeof header);
+  char* panels = base + sizeof header;
   for (int64_t i = 0; i < n; i += kernel.nr)
-    kernel.pack_panel(w + i * ldn, ldn, ldk, static_cast<int>(std::min<int64_t>(kernel.nr, n - i)), k, panels + i * k);
-  const size_t end = sizeof header + static_cast<size_t>(round_up(n, static_cast<int64_t>(kernel.nr)) * k) * sizeof(float);
+    kernel.pack_panel(static_cast<const char*>(w) + bytes_of(i * ldn), ldn, ldk, static_cast<int>(std::min<int64_t>(kernel.nr, n - i)), k,
+                      panels + static_cast<size_t>(i * k) * size);
+  const size_t end = sizeof header + static_cast<size_t>(round_up(n, static_cast<int64_t>(kernel.nr)) * k) * size;
   std::memset(base + end, 0, bytes - end);
   return PC_OK;
+}
+
+pc_status pack_size(const GemmF32Kernel* Kernels::* slot, int64_t n, int64_t k, size_t* bytes) {
+  PC_CHECK(bytes, PC_ERROR_NULL, "bytes is NULL");
+  const Kernels* kernels;
+  PC_TRY(active_kernels(&kernels));
+  return packed_bytes(n, k, *(kernels->*slot), bytes);
+}
+
+}  // namespace
+}  // namespace pc
+
+extern "C" {
+
+pc_status pc_gemm_f32_pack_size(int64_t n, int64_t k, size_t* bytes) { return pc::pack_size(&pc::Kernels::gemm_f32, n, k, bytes); }
+
+pc_status pc_gemm_f16_pack_size(int64_t n, int64_t k, size_t* bytes) { return pc::pack_size(&pc::Kernels::gemm_f16, n, k, bytes); }
+
+pc_status pc_gemm_f32_pack(const float* w, int64_t n, int64_t k, int64_t ldn, int64_t ldk, void* packed, size_t bytes) {
+  const pc::Kernels* kernels;
+  PC_TRY(pc::active_kernels(&kernels));
+  return pc::pack(*kernels->gemm_f32, pc::kMagicF32, w, n, k, ldn, ldk, packed, bytes);
+}
+
+pc_status pc_gemm_f16_pack(const uint16_t* w, int64_t n, int64_t k, int64_t ldn, int64_t ldk, void* packed, size_t bytes) {
+  const pc::Kernels* kernels;
+  PC_TRY(pc::active_kernels(&kernels));
+  return pc::pack(*kernels->gemm_f16, pc::kMagicF16, w, n, k, ldn, ldk, packed, bytes);
 }
 
 pc_status pc_gemm_f32_workspace_size(const pc_gemm_f32_desc* desc, int32_t nth, size_t* workspace_bytes) {
@@ -309,7 +373,8 @@ pc_status pc_gemm_f32_workspace_size(const pc_gemm_f32_desc* desc, int32_t nth, 
   // Whether w will be packed, and for which instruction set, is not known yet.
   size_t part = workspace_of(call.d, *call.kernel, false).bytes;
   for (int32_t i = 0; i < pc_isa_count(); ++i)
-    if (const Kernels* kernels = kernels_of(i)) part = std::max(part, workspace_of(call.d, *kernels->gemm_f32, true).bytes);
+    if (const Kernels* kernels = kernels_of(i))
+      for (const GemmF32Kernel* kernel : {kernels->gemm_f32, kernels->gemm_f16}) part = std::max(part, workspace_of(call.d, *kernel, true).bytes);
   return workspace_of_parts(part, nth, workspace_bytes);
 }
 

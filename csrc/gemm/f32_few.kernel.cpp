@@ -46,8 +46,7 @@ template <int R, int NV> PC_INLINE void some(const F32Few& t, int first) {
       line += STEP;
       PC_UNROLL for (int v = 0; v < NV; ++v) {
         vf square[VL];
-        PC_UNROLL for (int i = 0; i < VL; ++i) square[i] = vf_load(w[v * VL + i] + k);
-        vf_transpose(square);
+        vf_load_columns([&](int i) { return w[v * VL + i] + k; }, square);
         multiply(t, square, k, v, acc);
       }
     }

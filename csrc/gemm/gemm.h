@@ -62,9 +62,10 @@ struct GemmS8Kernel {
 struct F32Tile {
   const float* x;  // rows, ldx elements apart
   ptrdiff_t ldx;
-  const float* w;  // one panel: [k][nr]
+  const void* w;           // one panel: [k][nr] of float32 or float16
+  ptrdiff_t panel_stride;  // elements, where a tile takes several panels
   int64_t k;
-  const float* bias;  // [nr] or nullptr
+  const float* bias;  // [nr], of several panels [panels * nr]; or nullptr
   float low, high;
   bool first, last;  // of the blocks of k: start from 0 or from y; do the last step or leave the sum in y
   float* y;
@@ -74,12 +75,19 @@ struct F32Tile {
 
 typedef void (*F32TileFunction)(const F32Tile&);
 
+constexpr int kMaxPanels = 4;
+
 struct GemmF32Kernel {
   const char* name;
   int mr, nr;
-  F32TileFunction tile[kMaxMr];
+  size_t value_size;              // bytes of a packed value of w: 4, or 2 of float16
+  F32TileFunction tile[kMaxMr];   // by rows - 1
+  F32TileFunction wide[kMaxMr];   // the same for panels[rows - 1] panels side by side; nullptr where one at a time is as fast
+  int panels[kMaxMr];
   // panel[j][i] = w[i * ldn + j * ldk] for columns outputs and k inputs; zeros in the columns beyond.
-  void (*pack_panel)(const float* w, int64_t ldn, int64_t ldk, int columns, int64_t k, float* panel);
+  void (*pack_panel)(const void* w, int64_t ldn, int64_t ldk, int columns, int64_t k, void* panel);
+  // Only of float16: k * nr values as float32, for the tiles of gemm_f32.
+  void (*widen)(const void* panel, int64_t k, float* out);
 };
 
 // A few rows of x by one panel of w that is not packed. columns, at least 1, says how many of its nr outputs exist.

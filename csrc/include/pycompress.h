@@ -192,7 +192,11 @@ typedef struct pc_gemm_f32_desc {
 PC_API pc_status pc_gemm_f32_pack_size(int64_t n, int64_t k, size_t* bytes);
 PC_API pc_status pc_gemm_f32_pack(const float* w, int64_t n, int64_t k, int64_t ldn, int64_t ldk, void* packed, size_t bytes);
 PC_API pc_status pc_gemm_f32_workspace_size(const pc_gemm_f32_desc* desc, int32_t nth, size_t* workspace_bytes);
-/* bytes > 0: w is a packed weight of that size; bytes = 0: w is a plain float32 array, packed tile by tile on the way, or read
+/* A weight of float16, as the bits of IEEE half precision; packed it is read by pc_gemm_f32_run, which computes with the same values in float32:
+ * the result is that of the float32 weight, to the bit. */
+PC_API pc_status pc_gemm_f16_pack_size(int64_t n, int64_t k, size_t* bytes);
+PC_API pc_status pc_gemm_f16_pack(const uint16_t* w, int64_t n, int64_t k, int64_t ldn, int64_t ldk, void* packed, size_t bytes);
+/* bytes > 0: w is a packed weight of that size, of float32 or float16; bytes = 0: w is a plain float32 array, packed tile by tile on the way, or read
  * where it lies when there are few rows.
  * Each output is summed over k in order, so a row's result does not depend on the other rows. */
 PC_API pc_status pc_gemm_f32_run(const pc_gemm_f32_desc* desc, const void* w, size_t bytes, const float* x, float* y, void* workspace,

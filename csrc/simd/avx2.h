@@ -164,5 +164,21 @@ PC_INLINE void vf_transpose(vf (&r)[8]) {
   }
 }
 
+// A square of rows in memory, transposed: the loads put the halves where they belong, so that 2 of 3 steps are left.
+template <class Row> PC_INLINE void vf_load_columns(Row row, vf (&r)[8]) {
+  PC_UNROLL for (int c = 0; c < 2; ++c) {
+    __m256 t[4];  // of row 4 * h + i, columns 4 * c .. 4 * c + 3 in half h
+    PC_UNROLL for (int i = 0; i < 4; ++i)
+      t[i] = _mm256_insertf128_ps(_mm256_castps128_ps256(_mm_loadu_ps(row(i) + 4 * c)), _mm_loadu_ps(row(4 + i) + 4 * c), 1);
+    const __m256 a = _mm256_unpacklo_ps(t[0], t[1]), b = _mm256_unpacklo_ps(t[2], t[3]);
+    const __m256 d = _mm256_unpackhi_ps(t[0], t[1]), e = _mm256_unpackhi_ps(t[2], t[3]);
+    r[4 * c] = _mm256_shuffle_ps(a, b, 0x44);
+    r[4 * c + 1] = _mm256_shuffle_ps(a, b, 0xee);
+    r[4 * c + 2] = _mm256_shuffle_ps(d, e, 0x44);
+    r[4 * c + 3] = _mm256_shuffle_ps(d, e, 0xee);
+  }
+}
+PC_INLINE vf vf_load_half(const uint16_t* p) { return _mm256_cvtph_ps(_mm_loadu_si128((const __m128i*)p)); }
+
 }  // namespace PC_NS
 }  // namespace pc

@@ -185,5 +185,38 @@ PC_INLINE void vf_transpose(vf (&r)[16]) {
   }
 }
 
+// A square of rows in memory, transposed. Loads of 4 floats with broadcast and mask put the quarters where they belong, so that only the 2 steps
+// within quarters are shuffles, half of vf_transpose's: the masks are blends, which more ports do.
+#if defined(PC_SIMDE)
+template <class Row> PC_INLINE void vf_load_columns(Row row, vf (&r)[16]) {
+  for (int i = 0; i < 16; ++i) r[i] = vf_load(row(i));
+  vf_transpose(r);
+}
+PC_INLINE vf vf_load_half(const uint16_t* p) {
+  float x[16];
+  for (int i = 0; i < 16; ++i) x[i] = float_of_half(p[i]);
+  return _mm512_loadu_ps(x);
+}
+#else
+template <class Row> PC_INLINE void vf_load_columns(Row row, vf (&r)[16]) {
+  PC_UNROLL for (int c = 0; c < 4; ++c) {
+    __m512 t[4];  // of row 4 * q + i, columns 4 * c .. 4 * c + 3 in quarter q
+    PC_UNROLL for (int i = 0; i < 4; ++i) {
+      t[i] = _mm512_zextps128_ps512(_mm_loadu_ps(row(i) + 4 * c));
+      t[i] = _mm512_mask_broadcast_f32x4(t[i], 0x00f0, _mm_loadu_ps(row(4 + i) + 4 * c));
+      t[i] = _mm512_mask_broadcast_f32x4(t[i], 0x0f00, _mm_loadu_ps(row(8 + i) + 4 * c));
+      t[i] = _mm512_mask_broadcast_f32x4(t[i], 0xf000, _mm_loadu_ps(row(12 + i) + 4 * c));
+    }
+    const __m512 a = _mm512_unpacklo_ps(t[0], t[1]), b = _mm512_unpacklo_ps(t[2], t[3]);
+    const __m512 d = _mm512_unpackhi_ps(t[0], t[1]), e = _mm512_unpackhi_ps(t[2], t[3]);
+    r[4 * c] = _mm512_shuffle_ps(a, b, 0x44);
+    r[4 * c + 1] = _mm512_shuffle_ps(a, b, 0xee);
+    r[4 * c + 2] = _mm512_shuffle_ps(d, e, 0x44);
+    r[4 * c + 3] = _mm512_shuffle_ps(d, e, 0xee);
+  }
+}
+PC_INLINE vf vf_load_half(const uint16_t* p) { return _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i*)p)); }
+#endif
+
 }  // namespace PC_NS
 }  // namespace pc

@@ -12,6 +12,8 @@
 //   vi_store_16x2(p, a, b)    2 vectors as int16; lanes must be within it
 //   vi_dot2(c, a, b)          c += sum of 2 products int16 x int16 per lane
 //   vf_transpose(r)           r[j][i] = r[i][j] of VL vectors
+//   vf_load_columns(row, r)   r[j][i] = row(i)[j] of VL rows in memory
+//   vf_load_half(p)           VL float16 as float32, exact
 //   pin(x)                    x stays in a register here, and work is not moved across: GCC otherwise spills accumulators
 //   vi_dot4(c, a, b)          c += sum of 4 products uint8 x int8 per lane; exact with VNNI, without it where neighbours stay within int16
 //
@@ -41,6 +43,26 @@
 #else
 #define prefetch(address) ((void)0)
 #endif
+
+namespace pc {
+namespace PC_NS {
+
+// What F16C does. A normal number: the exponent moves from bias 15 to 127. A subnormal one is its 10 bits times 2^-24.
+PC_INLINE float float_of_half(uint16_t half) {
+  const uint32_t sign = (uint32_t)(half & 0x8000) << 16, exponent = half >> 10 & 31, mantissa = half & 1023;
+  uint32_t bits = sign | (exponent == 31 ? 0x7f800000u | (mantissa ? 0x400000u : 0) : (exponent + 112) << 23) | mantissa << 13;
+  float x;
+  if (exponent == 0) {
+    x = (float)mantissa * 0x1p-24f;
+    memcpy(&bits, &x, 4);
+    bits |= sign;
+  }
+  memcpy(&x, &bits, 4);
+  return x;
+}
+
+}  // namespace PC_NS
+}  // namespace pc
 
 #if defined(PC_ISA_AVX512VNNI)
 #include "simd/avx512.h"
