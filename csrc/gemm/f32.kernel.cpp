@@ -18,20 +18,33 @@ void pack_edge(const float* w, int64_t ldn, int columns, int64_t j, int rest, fl
   }
 }
 
+// VL rows of w as VL columns of a panel.
+void pack_rows(const float* w, int64_t ldn, int64_t k, float* panel) {
+  const int64_t ld3 = 3 * ldn;
+  const float* at[(VL + 3) / 4];  // every 4th row: the others are where an address can reach from there
+  PC_UNROLL for (int i = 0; i < (VL + 3) / 4; ++i) at[i] = w + 4 * i * ldn;
+  const auto row = [&](int i) {
+    const float* p = at[i / 4];
+    return i % 4 == 0 ? p : i % 4 == 1 ? p + ldn : i % 4 == 2 ? p + 2 * ldn : p + ld3;
+  };
+  for (int64_t j = 0; j < k; j += VL) {
+    // No hardware follows that many rows at once. A prefetch beyond the array does nothing.
+    PC_UNROLL for (int i = 0; i < VL; ++i) prefetch(row(i) + PREFETCH);
+    vf square[VL];
+    vf_load_columns(row, square);
+    PC_UNROLL for (int i = 0; i < VL; ++i) vf_store(panel + (j + i) * NR, square[i]);
+    PC_UNROLL for (int i = 0; i < (VL + 3) / 4; ++i) at[i] += VL;
+  }
+}
+
 void pack_panel(const void* weight, int64_t ldn, int64_t ldk, int columns, int64_t k, void* packed) {
   const float* w = (const float*)weight;
   float* panel = (float*)packed;
   int64_t j = 0;
   if (ldk == 1) {
-    for (; columns == NR && j + VL <= k; j += VL) {
-      // No hardware follows that many rows at once. A prefetch beyond the array does nothing.
-      for (int i = 0; i < NR; ++i) prefetch(w + i * ldn + j + PREFETCH);
-      PC_UNROLL for (int v = 0; v < NV; ++v) {
-        vf square[VL];
-        vf_load_columns([&](int i) { return w + (v * VL + i) * ldn + j; }, square);
-        PC_UNROLL for (int i = 0; i < VL; ++i) vf_store(panel + (j + i) * NR + v * VL, square[i]);
-      }
-    }
+    const int64_t whole = columns == NR ? k / VL * VL : 0;
+    for (int v = 0; v < NV; ++v) pack_rows(w + v * VL * ldn, ldn, whole, panel + v * VL);
+    j = whole;
     for (; j < k; j += VL) pack_edge(w, ldn, columns, j, k - j < VL ? (int)(k - j) : VL, panel);
   } else if (columns == NR && ldn == 1) {  // columns of w: they are the panel's rows already
     for (; j < k; ++j)
@@ -42,7 +55,7 @@ void pack_panel(const void* weight, int64_t ldn, int64_t ldk, int columns, int64
 }
 
 constexpr GemmF32Kernel make() {
-  GemmF32Kernel kernel{"gemm_f32/" PC_ISA_NAME, MR, NR, sizeof(float), {}, {}, {}, pack_panel, nullptr};
+  GemmF32Kernel kernel{"gemm_f32/" PC_ISA_NAME, MR, NR, sizeof(float), {}, {}, {}, pack_panel};
   fill<float, MR>(&kernel);
   return kernel;
 }

@@ -1,8 +1,8 @@
 // The driver of the float32 GEMM.
 //
-// A few rows of x by a weight whose rows are contiguous: gemm_f32_few reads the weight where it lies. Everything else:
-// k is cut into blocks so that a block of rows of x and a panel of w stay in the near caches; between blocks the sums wait in y. A weight that is
-// not packed is packed on the way: panel by panel where one block holds all rows (each panel is used once), else a chunk of panels at a time.
+// A few rows of x by a plain weight whose rows are contiguous: gemm_f32_few reads the weight where it lies. Everything else goes by panels. A block of
+// rows of x, and of k, stays in L2 while all panels of w pass by, in pieces of k that stay in L1 or L2 for all tiles of the block; sums wait in y.
+// A weight that is not packed is packed on the way: piece by piece where one block holds all rows (each is used once), else a chunk of panels at a time.
 #include <algorithm>
 #include <cstring>
 
@@ -17,13 +17,10 @@ namespace {
 
 constexpr char kMagicF32[8] = {'P', 'C', 'g', 'e', 'm', 'm', 'f', '4'};
 constexpr char kMagicF16[8] = {'P', 'C', 'g', 'e', 'm', 'm', 'f', '2'};
-// With not many rows a plain weight is read once, from far away, and long runs of k suit the memory; else short ones suit the caches.
-#include <cstdlib>
-static int env(const char* n, int d) { const char* s = std::getenv(n); return s ? atoi(s) : d; }
-static const int kBK = env("BK", 384), kPF = env("PF", 3), kWiden = env("WIDEN", 1);
-int64_t block_k_of(int64_t m) { return m <= 32 ? 4096 : kBK; }
-const int64_t kTilesInBlock = env("TB", 16);
-const int64_t kChunkPanels = env("CP", 48);
+constexpr int64_t kRowsInBlock = 264;
+constexpr int64_t kBlockFloats = 96 * 1024;  // of x: they share L2 with what of w is in use
+constexpr int64_t kPiece = 384;              // of k: a panel of it is in L1 or L2 for all tiles of a block
+constexpr int64_t kChunkPanels = 48;
 
 struct F32Header {
   char magic[8];
@@ -48,23 +45,30 @@ pc_status packed_bytes(int64_t n, int64_t k, const GemmF32Kernel& kernel, size_t
 bool is_few(const pc_gemm_f32_desc& d, bool packed) { return !packed && d.ldk == 1 && d.m >= 1 && d.m <= kFewRows; }
 
 struct Workspace {
-  int64_t row_stride, rows, panels;  // floats from row to row; rows of x and panels of w at a time, 0 where panels are read as they are packed
-  size_t w, bytes;                   // offset, and the whole
+  int64_t row_stride, rows, block_k;  // of x: floats from row to row; rows and values of k at a time
+  bool wide;                          // tiles of several panels
+  int64_t step, piece;                // of w: outputs and values of k at a time
+  bool chunk;                         // a plain w is packed some panels at a time, for several blocks of rows; else each panel is used once
+  int64_t panels;                     // packed at a time; 0 where w is read as it is
+  size_t w, bytes;                    // offset, and the whole
 };
 
 Workspace workspace_of(const pc_gemm_f32_desc& d, const GemmF32Kernel& kernel, bool packed) {
   Workspace s{};
   const bool few = is_few(d, packed);
-  const int64_t m = d.m, block_k = std::max<int64_t>(1, few ? d.k : std::min(d.k, block_k_of(m)));
+  const int64_t m = d.m;
+  s.rows = std::max<int64_t>(1, std::min(m, kRowsInBlock / kernel.mr * kernel.mr));
+  s.block_k = std::max<int64_t>(1, few ? d.k : std::min(d.k, std::max<int64_t>(1, kBlockFloats / s.rows / kPiece) * kPiece));
   // An odd number of cache lines, so that the rows of a tile lie in different sets of L1.
-  s.row_stride = (divide_up(block_k, int64_t{16}) | 1) * 16;
-  s.rows = std::max<int64_t>(1, std::min(m, kTilesInBlock * kernel.mr));
-  if (few || (packed && (!kernel.widen || !kWiden || m <= kernel.mr)))
-    s.panels = 0;
-  else
-    s.panels = m <= s.rows ? 1 : std::clamp<int64_t>(d.n / kernel.nr + (d.n % kernel.nr != 0), 1, kChunkPanels);
+  s.row_stride = (divide_up(s.block_k, int64_t{16}) | 1) * 16;
+  s.wide = m >= 1 && m <= kernel.mr && kernel.wide[m - 1];
+  const int side_by_side = s.wide ? kernel.panels[m - 1] : 1;
+  s.step = side_by_side * kernel.nr;
+  s.piece = packed && s.wide ? s.block_k : packed ? kPiece : kPiece / side_by_side;
+  s.chunk = !packed && !few && m > s.rows;
+  if (!packed && !few) s.panels = s.chunk ? std::clamp<int64_t>(d.n / kernel.nr + (d.n % kernel.nr != 0), 1, kChunkPanels) : side_by_side;
   s.w = round_up(static_cast<size_t>(s.rows * s.row_stride) * sizeof(float), kAlignment);
-  s.bytes = s.w + round_up(static_cast<size_t>(s.panels * kernel.nr * block_k) * sizeof(float), kAlignment);
+  s.bytes = s.w + round_up(static_cast<size_t>(s.panels * kernel.nr * std::min(s.block_k, s.chunk ? s.block_k : s.piece)) * sizeof(float), kAlignment);
   return s;
 }
 
@@ -76,8 +80,7 @@ pc_status workspace_of_parts(size_t part, int32_t nth, size_t* bytes) {
 
 struct Call {
   pc_gemm_f32_desc d;
-  const GemmF32Kernel* kernel;   // of the weight's type
-  const GemmF32Kernel* widened;  // of float32 panels of the same shape
+  const GemmF32Kernel* kernel;
   const GemmF32FewKernel* few;
   const ActivationKernel* activation;
   const char* w;  // plain, or the panels of a packed weight
@@ -92,7 +95,7 @@ pc_status check_desc(const pc_gemm_f32_desc* desc, Call* call) {
   PC_CHECK(desc->size == sizeof *desc, PC_ERROR_STRUCT, "desc->size is %zu, wanted %zu", desc->size, sizeof *desc);
   const Kernels* kernels;
   PC_TRY(active_kernels(&kernels));
-  call->kernel = call->widened = kernels->gemm_f32;
+  call->kernel = kernels->gemm_f32;
   call->few = kernels->gemm_f32_few;
   call->activation = kernels->activation;
   pc_gemm_f32_desc& d = call->d;
@@ -125,7 +128,6 @@ pc_status open_weight(const void* w, size_t bytes, Call* call) {
            "packed w does not begin as a weight of gemm_f32 or gemm_f16 does");
   PC_CHECK(h->n == d.n && h->k == d.k, PC_ERROR_SHAPE, "packed w is [%lld, %lld], wanted [%lld, %lld]", ll(h->n), ll(h->k), ll(d.n), ll(d.k));
   const auto use = [&](const Kernels& kernels) {
-    call->widened = kernels.gemm_f32;
     call->kernel = f16 ? kernels.gemm_f16 : kernels.gemm_f32;
     return call->kernel->nr == static_cast<int>(h->nr);
   };
@@ -184,23 +186,19 @@ class Part {
         panels_(reinterpret_cast<float*>(workspace + layout.w)) {}
 
   void run(const Block& block) {
-    const int64_t chunk = layout_.panels == 0 ? std::max<int64_t>(1, block.n.end - block.n.begin) : layout_.panels * kernel_.nr;
-    // A few rows take several packed panels side by side.
-    const bool wide = layout_.panels == 0 && d_.m <= kernel_.mr && kernel_.wide[std::max<int64_t>(d_.m, 1) - 1];
-    const int64_t step = kernel_.nr * (wide ? kernel_.panels[d_.m - 1] : 1);
+    const int64_t chunk = layout_.chunk ? layout_.panels * kernel_.nr : std::max<int64_t>(1, block.n.end - block.n.begin);
     // k = 0 still has a last step to do.
-    const int64_t block_k = block_k_of(d_.m);
-    for (int64_t k0 = 0; k0 == 0 || k0 < d_.k; k0 += block_k) {
-      const int64_t k = std::min(block_k, d_.k - k0);
+    for (int64_t k0 = 0; k0 == 0 || k0 < d_.k; k0 += layout_.block_k) {
+      const int64_t k = std::min(layout_.block_k, d_.k - k0);
       int64_t rows_at = -1;  // the block of rows that is packed
       for (int64_t n0 = block.n.begin; n0 < block.n.end; n0 += chunk) {
         const int64_t n_end = std::min(n0 + chunk, block.n.end);
-        if (layout_.panels > 0) prepare_chunk(n0, n_end, k0, k);
+        if (layout_.chunk) pack_panels(n0, n_end, k0, k);
         for (int64_t m0 = block.m.begin; m0 < block.m.end; m0 += layout_.rows) {
           const int64_t rows = std::min(layout_.rows, block.m.end - m0);
           if (rows_at != m0) pack_rows(m0, rows, k0, k);
           rows_at = m0;
-          for (int64_t n = n0; n < n_end; n += step) run_panel(m0, rows, n, n0, std::min(n + step, n_end), k0, k, wide, block.n.end);
+          for (int64_t n = n0; n < n_end; n += layout_.step) run_panels(m0, rows, n0, n, std::min(n + layout_.step, n_end), k0, k);
         }
       }
     }
@@ -212,38 +210,24 @@ class Part {
       if (k > 0) std::memcpy(rows_ + r * layout_.row_stride, c_.x + (m0 + r) * d_.ldx + k0, static_cast<size_t>(k) * sizeof(float));
   }
 
-  const char* packed_panel(int64_t n, int64_t k0) const { return c_.w + static_cast<size_t>(n * d_.k + k0 * kernel_.nr) * kernel_.value_size; }
+  const char* plain(int64_t n, int64_t k0) const { return c_.w + (n * d_.ldn + k0 * d_.ldk) * static_cast<int64_t>(sizeof(float)); }
 
-  // Panels of outputs [n0, n_end) as float32 in the workspace.
-  void prepare_chunk(int64_t n0, int64_t n_end, int64_t k0, int64_t k) {
-    for (int64_t n = n0; n < n_end; n += kernel_.nr) {
-      float* panel = panels_ + (n - n0) * k;
-      if (c_.packed)
-        kernel_.widen(packed_panel(n, k0), k, panel);
-      else
-        kernel_.pack_panel(reinterpret_cast<const float*>(c_.w) + n * d_.ldn + k0 * d_.ldk, d_.ldn, d_.ldk,
-                           static_cast<int>(std::min<int64_t>(kernel_.nr, n_end - n)), k, panel);
-    }
+  void pack_panels(int64_t n0, int64_t n_end, int64_t k0, int64_t k) {
+    for (int64_t n = n0; n < n_end; n += kernel_.nr)
+      kernel_.pack_panel(plain(n, k0), d_.ldn, d_.ldk, static_cast<int>(std::min<int64_t>(kernel_.nr, n_end - n)), k, panels_ + (n - n0) * k);
   }
 
-  // Outputs [n, n_end): one panel, or a few side by side.
-  void run_panel(int64_t m0, int64_t rows, int64_t n, int64_t n0, int64_t n_end, int64_t k0, int64_t k, bool wide, int64_t all_end) {
+  // Outputs [n, n_end), one panel or a few side by side, of a block of rows and of k, piece by piece. n0 is where the chunk begins.
+  void run_panels(int64_t m0, int64_t rows, int64_t n0, int64_t n, int64_t n_end, int64_t k0, int64_t k) {
     alignas(kAlignment) float bias[kMaxPanels * kMaxNr];
-    const bool in_place = layout_.panels == 0;
-    const F32TileFunction* tiles = wide ? kernel_.wide : in_place ? kernel_.tile : c_.widened->tile;
     F32Tile t;
     t.columns = static_cast<int>(n_end - n);
-    t.w = in_place ? packed_panel(n, k0) : reinterpret_cast<const char*>(panels_ + (n - n0) * k);
-    t.panel_stride = d_.k * kernel_.nr;
     t.ldx = layout_.row_stride;
-    t.k = k;
-    t.first = k0 == 0;
-    t.last = k0 + k == d_.k;
     t.low = c_.low;
     t.high = c_.high;
     t.ldy = d_.ldy;
     t.bias = nullptr;
-    if (d_.bias && t.last) {
+    if (d_.bias && k0 + k == d_.k) {
       t.bias = d_.bias + n;
       if (t.columns % kernel_.nr != 0) {
         std::memset(bias, 0, sizeof bias);
@@ -251,28 +235,32 @@ class Part {
         t.bias = bias;
       }
     }
-    const int64_t tile_count = divide_up(rows, int64_t{kernel_.mr});
-    const char* ahead = nullptr;
-    int64_t lines = 0;
-    if ((kPF & 1) && !wide && in_place && n + kernel_.nr < all_end) {
-      ahead = packed_panel(n + kernel_.nr, k0);
-      lines = divide_up<int64_t>(divide_up<int64_t>(k * kernel_.nr * (int64_t)kernel_.value_size, 64), tile_count);
+    for (int64_t j = 0; j == 0 || j < k; j += layout_.piece) {
+      t.k = std::min(layout_.piece, k - j);
+      t.first = k0 + j == 0;
+      t.last = k0 + j + t.k == d_.k;
+      if (c_.packed) {
+        t.w = c_.w + static_cast<size_t>(n * d_.k + (k0 + j) * kernel_.nr) * kernel_.value_size;
+        t.panel_stride = d_.k * kernel_.nr;
+      } else if (layout_.chunk) {
+        t.w = panels_ + (n - n0) * k + j * kernel_.nr;
+        t.panel_stride = 0;
+      } else {
+        pack_panels(n, n_end, k0 + j, t.k);
+        t.w = panels_;
+        t.panel_stride = t.k * kernel_.nr;
+      }
+      run_tiles(&t, m0, rows, n, j);
     }
+  }
+
+  void run_tiles(F32Tile* t, int64_t m0, int64_t rows, int64_t n, int64_t j) {
+    const F32TileFunction* tiles = layout_.wide ? kernel_.wide : kernel_.tile;
     for_tiles(rows, kernel_.mr, [&](int64_t r, int count) {
-      t.x = rows_ + r * layout_.row_stride;
-      t.y = c_.y + (m0 + r) * d_.ldy + n;
-      if (ahead) {
-        for (int64_t i = 0; i < lines; ++i) __builtin_prefetch(ahead + 64 * i, 0, 2);
-        ahead += 64 * lines;
-      }
-      if (kPF & 2) {
-        for (int i = 0; i < count; ++i) { 
-          const float* q = t.y + (count + i) * d_.ldy;
-          for (int j = 0; j < kernel_.nr; j += 16) __builtin_prefetch(q + j, 1, 3);
-        }
-      }
-      tiles[count - 1](t);
-      if (t.last && is_curve(d_.activation)) c_.activation->in_place(d_.activation, t.y, count, t.columns, d_.ldy);
+      t->x = rows_ + r * layout_.row_stride + j;
+      t->y = c_.y + (m0 + r) * d_.ldy + n;
+      tiles[count - 1](*t);
+      if (t->last && is_curve(d_.activation)) c_.activation->in_place(d_.activation, t->y, count, t->columns, d_.ldy);
     });
   }
 

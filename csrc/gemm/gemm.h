@@ -86,8 +86,6 @@ struct GemmF32Kernel {
   int panels[kMaxMr];
   // panel[j][i] = w[i * ldn + j * ldk] for columns outputs and k inputs; zeros in the columns beyond.
   void (*pack_panel)(const void* w, int64_t ldn, int64_t ldk, int columns, int64_t k, void* panel);
-  // Only of float16: k * nr values as float32, for the tiles of gemm_f32.
-  void (*widen)(const void* panel, int64_t k, float* out);
 };
 
 // A few rows of x by one panel of w that is not packed. columns, at least 1, says how many of its nr outputs exist.

@@ -185,8 +185,8 @@ PC_INLINE void vf_transpose(vf (&r)[16]) {
   }
 }
 
-// A square of rows in memory, transposed. Loads of 4 floats with broadcast and mask put the quarters where they belong, so that only the 2 steps
-// within quarters are shuffles, half of vf_transpose's: the masks are blends, which more ports do.
+// A square of rows in memory, transposed. Loads of 8 floats with broadcast and mask do one of the 4 steps: the mask is a blend, for which there are
+// more ports than for shuffles. (Loads of 4 that do two of them are slower on Zen 5.)
 #if defined(PC_SIMDE)
 template <class Row> PC_INLINE void vf_load_columns(Row row, vf (&r)[16]) {
   for (int i = 0; i < 16; ++i) r[i] = vf_load(row(i));
@@ -199,16 +199,20 @@ PC_INLINE vf vf_load_half(const uint16_t* p) {
 }
 #else
 template <class Row> PC_INLINE void vf_load_columns(Row row, vf (&r)[16]) {
-  PC_UNROLL for (int c = 0; c < 4; ++c) {
-    __m512 t[4];  // of row 4 * q + i, columns 4 * c .. 4 * c + 3 in quarter q
-    PC_UNROLL for (int i = 0; i < 4; ++i) {
-      t[i] = _mm512_zextps128_ps512(_mm_loadu_ps(row(i) + 4 * c));
-      t[i] = _mm512_mask_broadcast_f32x4(t[i], 0x00f0, _mm_loadu_ps(row(4 + i) + 4 * c));
-      t[i] = _mm512_mask_broadcast_f32x4(t[i], 0x0f00, _mm_loadu_ps(row(8 + i) + 4 * c));
-      t[i] = _mm512_mask_broadcast_f32x4(t[i], 0xf000, _mm_loadu_ps(row(12 + i) + 4 * c));
+  const __m512i low = _mm512_setr_epi32(0, 1, 2, 3, 16, 17, 18, 19, 8, 9, 10, 11, 24, 25, 26, 27);
+  const __m512i high = _mm512_setr_epi32(4, 5, 6, 7, 20, 21, 22, 23, 12, 13, 14, 15, 28, 29, 30, 31);
+  __m512 t[4][4];  // [c][i]: of rows i, 4 + i, 8 + i, 12 + i, columns 4 * c .. 4 * c + 3
+  PC_UNROLL for (int i = 0; i < 4; ++i)
+    PC_UNROLL for (int h = 0; h < 2; ++h) {
+      __m512 a = _mm512_castps256_ps512(_mm256_loadu_ps(row(i) + 8 * h)), b = _mm512_castps256_ps512(_mm256_loadu_ps(row(4 + i) + 8 * h));
+      a = _mm512_mask_broadcast_f32x8(a, 0xff00, _mm256_loadu_ps(row(8 + i) + 8 * h));
+      b = _mm512_mask_broadcast_f32x8(b, 0xff00, _mm256_loadu_ps(row(12 + i) + 8 * h));
+      t[2 * h][i] = _mm512_permutex2var_ps(a, low, b);
+      t[2 * h + 1][i] = _mm512_permutex2var_ps(a, high, b);
     }
-    const __m512 a = _mm512_unpacklo_ps(t[0], t[1]), b = _mm512_unpacklo_ps(t[2], t[3]);
-    const __m512 d = _mm512_unpackhi_ps(t[0], t[1]), e = _mm512_unpackhi_ps(t[2], t[3]);
+  PC_UNROLL for (int c = 0; c < 4; ++c) {
+    const __m512 a = _mm512_unpacklo_ps(t[c][0], t[c][1]), b = _mm512_unpacklo_ps(t[c][2], t[c][3]);
+    const __m512 d = _mm512_unpackhi_ps(t[c][0], t[c][1]), e = _mm512_unpackhi_ps(t[c][2], t[c][3]);
     r[4 * c] = _mm512_shuffle_ps(a, b, 0x44);
     r[4 * c + 1] = _mm512_shuffle_ps(a, b, 0xee);
     r[4 * c + 2] = _mm512_shuffle_ps(d, e, 0x44);
