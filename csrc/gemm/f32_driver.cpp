@@ -229,7 +229,7 @@ class Part {
     t.bias = nullptr;
     if (d_.bias && k0 + k == d_.k) {
       t.bias = d_.bias + n;
-      if (t.columns % kernel_.nr != 0) {
+      if (t.columns < layout_.step) {
         std::memset(bias, 0, sizeof bias);
         std::memcpy(bias, t.bias, static_cast<size_t>(t.columns) * sizeof(float));
         t.bias = bias;
