@@ -19,7 +19,7 @@ if __name__ != "pycompress.kernels":
     )
 
 from .common import get_num_threads, set_num_threads
-from .gemm import gemm_int8, linear, linear_f32, pack_f32, pack_int8
+from .gemm import gemm_int8, linear, linear_f32, pack_f16, pack_f32, pack_int8
 from .lowrank import pack_lowrank
 from .pool import add, pool
 from .quant import dequantize_linear, dynamic_quantize_linear, quantize_linear, quantize_rows
@@ -32,6 +32,7 @@ __all__ = [
     "get_num_threads",
     "linear",
     "linear_f32",
+    "pack_f16",
     "pack_f32",
     "pack_int8",
     "pack_lowrank",

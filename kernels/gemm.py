@@ -60,7 +60,7 @@ class Int8Pack:
 
 
 class F32Pack:
-    """A float32 weight: as it is."""
+    """A float32 or float16 weight: as it is."""
 
     quantizes = False
 
@@ -82,6 +82,10 @@ class F32Pack:
 
 
 def pack_f32(w: Array) -> F32Pack:
+    return F32Pack(w)
+
+
+def pack_f16(w: Array) -> F32Pack:
     return F32Pack(w)
 
 
@@ -263,7 +267,7 @@ def _sums_f32(x: Array, w: Array, out: Array, rows: tuple[int, int], j0: int, p0
 def linear_f32(
     x: Array, w: Array, bias: Array | None, activation: Activation, out: Array, num_threads: int | None
 ) -> None:
-    """A layer with float32 weights."""
+    """A layer with float32 weights, or float16 ones, which become float32 block by block."""
     code, low, high = activation[0], f32(activation[1]), f32(activation[2])
     (m, k), n = x.shape, len(w)
     if bias is None:
@@ -276,7 +280,7 @@ def linear_f32(
             j1 = min(j0 + BLOCK, columns[1])
             out[slice(*rows), j0:j1] = 0
             for p0 in range(0, k, BLOCK):
-                block = np.ascontiguousarray(w[j0:j1, p0 : p0 + BLOCK].T)
+                block = np.ascontiguousarray(w[j0:j1, p0 : p0 + BLOCK].T, np.float32)
                 _sums_f32(x, block, out, rows, j0, p0)
             last_step.finish_f32(out, bias[j0:j1], code, low, high, (*rows, j0, j1))
 

@@ -24,9 +24,11 @@ from .onnx_ops import (
 )
 from .ops import linear
 from .pooling import add, average_pool2d, global_average_pool, max_pool2d
-from .weights import Int8Weight, LowRankWeight, QParams
+from .weights import Float16Weight, Float32Weight, Int8Weight, LowRankWeight, QParams
 
 __all__ = [
+    "Float16Weight",
+    "Float32Weight",
     "FormatError",
     "Int8Weight",
     "LowRankWeight",

@@ -16,6 +16,8 @@ C-contiguous arrays of the exact dtype and shape, numbers in range. `out` is wri
         q int8 or uint8 [n, k], any strides; scale float32 [n]
     pack_f32(w) -> handle
         w float32 [n, k], contiguous
+    pack_f16(w) -> handle
+        w float16 [n, k], contiguous
     pack_lowrank(a, b, mid_qparams) -> handle
         a [n, r] and b [r, k] handles; mid_qparams (scale, zero_point) or None
     gemm_int8(x, w, x_zero_point, w_zero_point, out, num_threads)

@@ -362,6 +362,20 @@ def _check_linear_f32(kernels: Any, rng: np.random.Generator) -> None:
     product(*THREADED, "relu", 2)
 
 
+def _check_linear_f16(kernels: Any, rng: np.random.Generator) -> None:
+    """The bits of float32, packed and plain, with all finite float16 among the values."""
+    halves = np.arange(1 << 16, dtype=np.uint16).view(np.float16)
+    halves = rng.permutation(halves[np.isfinite(halves)])
+    for (m, n, k), name in itertools.product([*SHAPES, (1, 64, 992)], ACTIVATIONS):
+        w, x, bias = np.resize(halves, (n, k)), _floats(rng, m, k), _floats(rng, n)
+        out, wanted, packed = (np.empty((m, n), np.float32) for _ in range(3))
+        kernels.linear(x, kernels.pack_f16(w), bias, ACTIVATIONS[name], None, None, out, 1)
+        kernels.linear(x, kernels.pack_f32(w.astype(np.float32)), bias, ACTIVATIONS[name], None, None, packed, 1)
+        kernels.linear_f32(x, w.astype(np.float32), bias, ACTIVATIONS[name], wanted, 1)
+        _same(f"{name}, M, N, K {[m, n, k]}", out, wanted)
+        _same(f"{name}, float32 packed, M, N, K {[m, n, k]}", packed, wanted)
+
+
 def _check_pool(kernels: Any, rng: np.random.Generator) -> None:
     geometry = (3, 3, 1, 1, 1, 1, 0, 0)
     for channels in (1, 33, 130):
@@ -395,6 +409,7 @@ CHECKS: dict[str, Callable[[Any, np.random.Generator], None]] = {
     "linear_int8 -> uint8": _linear_int8_check(np.uint8),
     "linear_int8 -> int8": _linear_int8_check(np.int8),
     "linear_f32": _check_linear_f32,
+    "linear_f16": _check_linear_f16,
     "pool": _check_pool,
     "add": _check_add,
 }

@@ -11,7 +11,7 @@ constexpr int PREFETCH = 128;  // floats ahead
 void pack_edge(const float* w, int64_t ldn, int columns, int64_t j, int rest, float* panel) {
   for (int v = 0; v < NV; ++v) {
     vf square[VL];
-    PC_UNROLL for (int i = 0; i < VL; ++i) square[i] = v * VL + i < columns ? vf_loadn(w + (v * VL + i) * ldn + j, rest) : vf_zero();
+  PC_UNROLL for (int i = 0; i < VL; ++i) square[i] = v * VL + i < columns ? vf_loadn(w + (v * VL + i) * ldn + j, rest) : vf_zero();
     vf_transpose(square);
     PC_UNROLL for (int i = 0; i < VL; ++i)
       if (i < rest) vf_store(panel + (j + i) * NR + v * VL, square[i]);

@@ -1,8 +1,9 @@
 // The driver of the float32 GEMM.
 //
-// A few rows of x by a plain weight whose rows are contiguous: gemm_f32_few reads the weight where it lies. Everything else goes by panels. A block of
-// rows of x, and of k, stays in L2 while all panels of w pass by, in pieces of k that stay in L1 or L2 for all tiles of the block; sums wait in y.
-// A weight that is not packed is packed on the way: piece by piece where one block holds all rows (each is used once), else a chunk of panels at a time.
+// A few rows of x by a plain weight whose rows are contiguous: gemm_f32_few reads the weight where it lies. Everything else goes by panels. A block
+// of rows of x, and of k, stays in L2 while all panels of w pass by, in pieces of k that stay in L1 or L2 for all tiles of the block; sums wait in y.
+// A weight that is not packed is packed on the way: piece by piece where one block holds all rows (each is used once), else a chunk of panels at a
+// time.
 #include <algorithm>
 #include <cstring>
 
@@ -68,7 +69,8 @@ Workspace workspace_of(const pc_gemm_f32_desc& d, const GemmF32Kernel& kernel, b
   s.chunk = !packed && !few && m > s.rows;
   if (!packed && !few) s.panels = s.chunk ? std::clamp<int64_t>(d.n / kernel.nr + (d.n % kernel.nr != 0), 1, kChunkPanels) : side_by_side;
   s.w = round_up(static_cast<size_t>(s.rows * s.row_stride) * sizeof(float), kAlignment);
-  s.bytes = s.w + round_up(static_cast<size_t>(s.panels * kernel.nr * std::min(s.block_k, s.chunk ? s.block_k : s.piece)) * sizeof(float), kAlignment);
+  s.bytes =
+      s.w + round_up(static_cast<size_t>(s.panels * kernel.nr * std::min(s.block_k, s.chunk ? s.block_k : s.piece)) * sizeof(float), kAlignment);
   return s;
 }
 

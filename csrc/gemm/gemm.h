@@ -80,9 +80,9 @@ constexpr int kMaxPanels = 4;
 struct GemmF32Kernel {
   const char* name;
   int mr, nr;
-  size_t value_size;              // bytes of a packed value of w: 4, or 2 of float16
-  F32TileFunction tile[kMaxMr];   // by rows - 1
-  F32TileFunction wide[kMaxMr];   // the same for panels[rows - 1] panels side by side; nullptr where one at a time is as fast
+  size_t value_size;             // bytes of a packed value of w: 4, or 2 of float16
+  F32TileFunction tile[kMaxMr];  // by rows - 1
+  F32TileFunction wide[kMaxMr];  // the same for panels[rows - 1] panels side by side; nullptr where one at a time is as fast
   int panels[kMaxMr];
   // panel[j][i] = w[i * ldn + j * ldk] for columns outputs and k inputs; zeros in the columns beyond.
   void (*pack_panel)(const void* w, int64_t ldn, int64_t ldk, int columns, int64_t k, void* panel);

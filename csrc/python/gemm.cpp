@@ -126,6 +126,20 @@ std::unique_ptr<F32Packed> pack_f32(const py::array_t<float, py::array::c_style>
   return packed;
 }
 
+std::unique_ptr<F32Packed> pack_f16(const py::array& w) {
+  if (w.dtype().kind() != 'f' || w.itemsize() != 2 || w.ndim() != 2) throw py::type_error("w is no float16 matrix");
+  size_t bytes;
+  check(pc_gemm_f16_pack_size(w.shape(0), w.shape(1), &bytes));
+  auto packed = std::make_unique<F32Packed>(bytes);
+  packed->n = w.shape(0);
+  packed->k = w.shape(1);
+  packed->stored = {span_of(w)};
+  const auto* values = data<uint16_t>(w);
+  py::gil_scoped_release release;
+  check(pc_gemm_f16_pack(values, packed->n, packed->k, packed->k, 1, packed->memory.get(), bytes));
+  return packed;
+}
+
 void gemm_int8(const py::array& x, const Int8Packed& w, const std::optional<py::array>& x_zero_point, const std::optional<py::array>& w_zero_point,
                const py::array& out, Threads num_threads) {
   pc_gemm_s8_desc d = w.desc(x.shape(0), type_of(x), PC_S32);
@@ -174,8 +188,9 @@ void bind_gemm(py::module_& m) {
           "tobytes", [](const Int8Packed& p) { return py::bytes(static_cast<const char*>(p.memory.get()), p.memory.size()); },
           "The packed form, as pc_gemm_s8_run of the C interface takes it.");
   m.def("pack_int8", &pack_int8, py::arg("q"), py::arg("scale"));
-  py::class_<F32Packed, Packed>(m, "F32Packed", "A float32 weight, packed for the instruction set that was in use.");
+  py::class_<F32Packed, Packed>(m, "F32Packed", "A float32 or float16 weight, packed for the instruction set that was in use.");
   m.def("pack_f32", &pack_f32, py::arg("w"));
+  m.def("pack_f16", &pack_f16, py::arg("w"));
   m.def("gemm_int8", &gemm_int8, py::arg("x"), py::arg("w"), py::arg("x_zero_point"), py::arg("w_zero_point"), py::arg("out"),
         py::arg("num_threads") = py::none());
   m.def("matmul_integer_fast", &matmul_integer_fast,

@@ -372,6 +372,15 @@ TEST(gemm_f32_sizes) {
     CHECK_STATUS(PC_ERROR_ALIGNMENT, pc_gemm_f32_pack(misaligned(w.data()), 5, 7, 7, 1, packed.data(), bytes));
     CHECK_STATUS(PC_ERROR_BUFFER, pc_gemm_f32_pack(w.data(), 5, 7, 7, 1, packed.data(), bytes - 1));
     CHECK_STATUS(PC_ERROR_SHAPE, pc_gemm_f32_pack(w.data(), 5, -7, 7, 1, packed.data(), bytes));
+    const std::vector<uint16_t> h(36, 0x3c00);
+    CHECK_STATUS(PC_ERROR_NULL, pc_gemm_f16_pack_size(5, 7, nullptr));
+    CHECK_STATUS(PC_ERROR_OVERFLOW, pc_gemm_f16_pack_size(kHuge, kHuge, &bytes));
+    CHECK_OK(pc_gemm_f16_pack_size(5, 7, &bytes));
+    CHECK_STATUS(PC_ERROR_NULL, pc_gemm_f16_pack(nullptr, 5, 7, 7, 1, packed.data(), bytes));
+    CHECK_STATUS(PC_ERROR_ALIGNMENT, pc_gemm_f16_pack(h.data(), 5, 7, 7, 1, packed.data() + 2, bytes));
+    CHECK_STATUS(PC_ERROR_ALIGNMENT, pc_gemm_f16_pack(misaligned(h.data()), 5, 7, 7, 1, packed.data(), bytes));
+    CHECK_STATUS(PC_ERROR_BUFFER, pc_gemm_f16_pack(h.data(), 5, 7, 7, 1, packed.data(), bytes - 1));
+    CHECK_STATUS(PC_ERROR_OVERLAP, pc_gemm_f16_pack(reinterpret_cast<uint16_t*>(packed.data()), 5, 7, 7, 1, packed.data(), bytes));
   });
 }
 

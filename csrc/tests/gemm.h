@@ -25,6 +25,14 @@ inline Aligned pack_f32(const float* w, int64_t n, int64_t k, int64_t ldn, int64
   return packed;
 }
 
+inline Aligned pack_f16(const uint16_t* w, int64_t n, int64_t k, int64_t ldn, int64_t ldk) {
+  size_t bytes = 0;
+  CHECK_OK(pc_gemm_f16_pack_size(n, k, &bytes));
+  Aligned packed(bytes);
+  CHECK_OK(pc_gemm_f16_pack(w, n, k, ldn, ldk, packed.data(), bytes));
+  return packed;
+}
+
 // All parts one after another, from the last to the first: the order must not matter.
 inline pc_status run_s8(const pc_gemm_s8_desc& d, Aligned& packed, const void* x, void* y, int32_t nth = 1) {
   size_t bytes = 0;

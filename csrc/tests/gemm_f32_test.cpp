@@ -201,4 +201,74 @@ TEST(special_values_pass_through) {
   });
 }
 
+// ---- float16
+
+// The value of a float16, as IEEE 754 has it.
+float value_of(uint16_t half) {
+  const int exponent = half >> 10 & 31, mantissa = half & 1023;
+  const float magnitude = exponent == 0    ? std::ldexp(static_cast<float>(mantissa), -24)
+                          : exponent == 31 ? mantissa ? std::numeric_limits<float>::quiet_NaN() : std::numeric_limits<float>::infinity()
+                                           : std::ldexp(static_cast<float>(1024 + mantissa), exponent - 25);
+  return half & 0x8000 ? -magnitude : magnitude;
+}
+
+// Every float16, infinities and NaN among them, in every lane.
+TEST(every_float16) {
+  for_each_isa([](const std::string& isa) {
+    constexpr int64_t n = 1 << 16;
+    std::vector<uint16_t> w(n);
+    for (int64_t i = 0; i < n; ++i) w[static_cast<size_t>(i)] = static_cast<uint16_t>(i);
+    for (int64_t first = 0; first < 4; ++first) {  // rows of x: tiles of several panels, and of one
+      const float x[8] = {1, 1, 1, 1, 1, 1, 1, 1};
+      pc_gemm_f32_desc d{};
+      d.size = sizeof d;
+      d.m = 2 * first + 1;
+      d.n = n - first;
+      d.k = 1;
+      Aligned packed = pack_f16(w.data() + first, d.n, 1, 1, 1);
+      std::vector<float> y(static_cast<size_t>(d.m * d.n));
+      CHECK_OK(run_f32(d, nullptr, &packed, x, y.data()));
+      check_kernel("gemm_f16", isa);
+      int wrong = 0;
+      for (int64_t i = 0; i < d.m * d.n; ++i) wrong += !same_bits(y[static_cast<size_t>(i)], value_of(static_cast<uint16_t>(first + i % d.n)) + 0.0f);
+      CHECK(wrong == 0, "%d values wrong, %lld rows", wrong, static_cast<long long>(d.m));
+    }
+  });
+}
+
+// The bits of the float32 weight of the same values, which other tests compare with the sum in order.
+TEST(float16_as_float32) {
+  for_each_isa([](const std::string&) {
+    Random random(9);
+    std::vector<Shape> shapes = {{1, 200, 5000}, {3, 100, 1001}, {40, 70, 385}, {300, 65, 400}, {5, 129, 4097}};
+    for (const int m : sizes_to(26))
+      for (const int64_t n : {1, 15, 31, 33, 64, 100, 127, 128, 129, 161})
+        for (const int64_t k : {1, 7, 40}) shapes.push_back({m, n, k});
+    for (const Shape& s : shapes)
+      for (const bool columns : {false, true}) {
+        Operands o(s, columns, random);
+        std::vector<uint16_t> halves(o.w.size());
+        for (size_t i = 0; i < halves.size(); ++i) {
+          halves[i] = static_cast<uint16_t>((random.bits() & 0x8fff) | 0x2000);
+          o.w[i] = value_of(halves[i]);
+        }
+        pc_gemm_f32_desc d = o.desc(s);
+        d.bias = o.bias.data();
+        d.activation = static_cast<pc_activation>((s.m + s.n) % 5);
+        d.low = -0.25f;
+        d.high = 1;
+        Aligned f16 = pack_f16(halves.data(), s.n, s.k, o.ldn, o.ldk), f32 = pack_f32(o.w.data(), s.n, s.k, o.ldn, o.ldk);
+        std::vector<float> wanted(static_cast<size_t>(s.m * s.n)), y(wanted.size());
+        CHECK_OK(run_f32(d, o.w.data(), nullptr, o.x.data(), wanted.data()));
+        for (Aligned* packed : {&f16, &f32})
+          for (const int32_t nth : {1, 3}) {
+            std::fill(y.begin(), y.end(), -1.0f);
+            CHECK_OK(run_f32(d, nullptr, packed, o.x.data(), y.data(), nth));
+            CHECK(std::memcmp(y.data(), wanted.data(), y.size() * 4) == 0, "%s, nth %d: %lld x %lld x %lld", packed == &f16 ? "float16" : "float32",
+                  nth, static_cast<long long>(s.m), static_cast<long long>(s.n), static_cast<long long>(s.k));
+          }
+      }
+  });
+}
+
 }  // namespace

@@ -241,10 +241,10 @@ TEST(gemm_f32) {
       for (const Place place : kPlaces) {
         ++count;
         const int64_t gap = count % 7 < 3 ? 0 : 3;
-        const bool columns = count % 3 == 0, plain = count % 5 < 3;
+        const bool columns = count % 3 == 0, plain = count % 5 < 3, f16 = !plain && count % 4 < 2;
         const int32_t nth = count % 11 == 0 ? 3 : 1;
-        at("%s gemm_f32 m=%d n=%d k=%d gap=%d columns=%d plain=%d nth=%d", isa.c_str(), static_cast<int>(s.m), static_cast<int>(s.n),
-           static_cast<int>(s.k), static_cast<int>(gap), columns, plain, nth);
+        at("%s gemm_f32 m=%d n=%d k=%d gap=%d columns=%d plain=%d f16=%d nth=%d", isa.c_str(), static_cast<int>(s.m), static_cast<int>(s.n),
+           static_cast<int>(s.k), static_cast<int>(gap), columns, plain, f16, nth);
         const size_t n = static_cast<size_t>(s.n);
         pc_gemm_f32_desc d{};
         d.size = sizeof d;
@@ -258,14 +258,17 @@ TEST(gemm_f32) {
         d.bias = put(bias, place, floats(n, random));
         d.activation = count % 5;
         d.high = 6;
-        const float* weight = put(w, place, floats(columns ? span(s.k, s.n, d.ldk) : span(s.n, s.k, d.ldn), random));
+        const size_t values = columns ? span(s.k, s.n, d.ldk) : span(s.n, s.k, d.ldn);
+        const float* weight = f16 ? nullptr : put(w, place, floats(values, random));
+        const uint16_t* halves = f16 ? put(w, place, std::vector<uint16_t>(values, 0x3555)) : nullptr;
         size_t bytes = 0;
         const void* pw = weight;
         if (!plain) {
-          CHECK_OK(pc_gemm_f32_pack_size(s.n, s.k, put(bytes_out, place, size_t{0})));
+          CHECK_OK((f16 ? pc_gemm_f16_pack_size : pc_gemm_f32_pack_size)(s.n, s.k, put(bytes_out, place, size_t{0})));
           bytes = *bytes_out.own<size_t>();
           check_rest({&bytes_out});
-          CHECK_OK(pc_gemm_f32_pack(weight, s.n, s.k, d.ldn, d.ldk, packing.place(place, bytes, PC_ALIGNMENT), bytes));
+          void* to = packing.place(place, bytes, PC_ALIGNMENT);
+          CHECK_OK(f16 ? pc_gemm_f16_pack(halves, s.n, s.k, d.ldn, d.ldk, to, bytes) : pc_gemm_f32_pack(weight, s.n, s.k, d.ldn, d.ldk, to, bytes));
           check_rest({&packing});
           pw = put(packed, place, std::vector<char>(packing.own<char>(), packing.own<char>() + bytes), PC_ALIGNMENT);
         }
@@ -348,6 +351,7 @@ TEST(corrupt_packed_weights) {
     std::vector<uint8_t> w8(n * k);
     random.fill(w8.data(), w8.size());
     const std::vector<float> wf = floats(n * k, random);
+    const std::vector<uint16_t> w16(n * k, 0x3555);
 
     Aligned s8 = pack_s8(w8.data(), PC_S8, n, k, k, 1, nullptr);
     const std::vector<char> good_s8(s8.data(), s8.data() + s8.bytes());
@@ -361,13 +365,16 @@ TEST(corrupt_packed_weights) {
       CHECK_STATUS(bytes < used ? PC_ERROR_BUFFER : PC_OK, pc_gemm_s8_packed_info(p, bytes, nullptr, nullptr, nullptr));
     }
 
-    Aligned f32 = pack_f32(wf.data(), n, k, k, 1);
-    const std::vector<char> good_f32(f32.data(), f32.data() + f32.bytes());
-    corrupt(packed, good_f32, isa + " gemm_f32", [](const void* p, size_t bytes) { run_f32_whatever_it_is(p, bytes, n, k, false); });
-    for (size_t bytes = 1; bytes < good_f32.size(); ++bytes) {
-      at("%s gemm_f32 cut to %zu bytes", isa.c_str(), bytes);
-      const void* p = put(packed, Place::kEnd, std::vector<char>(good_f32.begin(), good_f32.begin() + static_cast<ptrdiff_t>(bytes)), PC_ALIGNMENT);
-      run_f32_whatever_it_is(p, bytes, n, k, true);
+    Aligned f32 = pack_f32(wf.data(), n, k, k, 1), f16 = pack_f16(w16.data(), n, k, k, 1);
+    for (Aligned* weight : {&f32, &f16}) {
+      const std::string name = isa + (weight == &f32 ? " gemm_f32" : " gemm_f16");
+      const std::vector<char> good(weight->data(), weight->data() + weight->bytes());
+      corrupt(packed, good, name, [](const void* p, size_t bytes) { run_f32_whatever_it_is(p, bytes, n, k, false); });
+      for (size_t bytes = 1; bytes < good.size(); ++bytes) {
+        at("%s cut to %zu bytes", name.c_str(), bytes);
+        const void* p = put(packed, Place::kEnd, std::vector<char>(good.begin(), good.begin() + static_cast<ptrdiff_t>(bytes)), PC_ALIGNMENT);
+        run_f32_whatever_it_is(p, bytes, n, k, true);
+      }
     }
   });
 }

@@ -1,8 +1,9 @@
 """Compressed weights, one file for each kind."""
 
 from .base import Weight
+from .floating import Float16Weight, Float32Weight
 from .int8 import Int8Weight
 from .lowrank import LowRankWeight
 from .qparams import QParams
 
-__all__ = ["Int8Weight", "LowRankWeight", "QParams", "Weight"]
+__all__ = ["Float16Weight", "Float32Weight", "Int8Weight", "LowRankWeight", "QParams", "Weight"]
