@@ -116,7 +116,8 @@ def test_from_float_rounds_half_to_even():
     w = np.array([[1 + 2.0**-11, 1 + 3 * 2.0**-11, 65519.99, 2.0**-25, 3 * 2.0**-25]], np.float64)
     weight = pc.Float16Weight.from_float(w)
     assert weight.todense().tolist() == [[1, 1 + 2 * 2.0**-10, 65504, 0, 2.0**-23]]
-    assert weight.w.dtype == np.float16 and weight.nbytes == 10
+    assert weight.w.dtype == np.float16
+    assert weight.nbytes == 10
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf, 65520.0, -1e9])
@@ -144,7 +145,8 @@ def test_misuse(kind):
 @kinds
 def test_shape_copies_pickles(rng, kind):
     weight = kind.from_float(rng.standard_normal((5, 3, 1, 2)))
-    assert weight.shape == (5, 3, 1, 2) and weight.todense().shape == weight.shape
+    assert weight.shape == (5, 3, 1, 2)
+    assert weight.todense().shape == weight.shape
     assert weight.nbytes == 30 * kind._dtype.itemsize
     assert repr(weight) == f"{kind.__name__}(5x3x1x2, {weight.nbytes} bytes)"
     assert not weight.w.flags.writeable

@@ -127,7 +127,7 @@ TEST(which_kernel_ran) {
 TEST(blocks) {
   for_each_isa([](const std::string& isa) {
     Random random(4);
-    const Shape shapes[] = {{33, 17, 384}, {33, 17, 385}, {40, 33, 1153}, {2, 5, 4096}, {3, 35, 4097}, {199, 65, 50}, {205, 1600, 7}};
+    const Shape shapes[] = {{33, 17, 384}, {33, 17, 385}, {40, 33, 1153}, {2, 5, 4096}, {3, 35, 4097}, {199, 65, 50}, {205, 1600, 7}, {270, 1600, 7}, {265, 35, 800}};
     for (const Shape& s : shapes)
       for (const bool columns : {false, true}) check_shape(s, columns, true, PC_ACTIVATION_SILU, has_fma(isa), random);
   });
@@ -154,7 +154,7 @@ TEST(k_of_zero_leaves_bias_and_activation) {
 TEST(rows_parts_and_repeats_give_the_same_bits) {
   for_each_isa([](const std::string&) {
     Random random(6);
-    for (const Shape& s : {Shape{61, 83, 130}, Shape{45, 1700, 400}}) {
+    for (const Shape& s : {Shape{61, 83, 130}, Shape{45, 1700, 400}, Shape{280, 70, 400}}) {
       const Operands o(s, false, random);
       pc_gemm_f32_desc d = o.desc(s);
       d.bias = o.bias.data();

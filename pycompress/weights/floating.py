@@ -114,10 +114,10 @@ class Float32Weight(_Floats):
 
 
 def _floating(w: Any) -> NDArray[Any]:
-    w = np.asarray(w)
-    if not np.issubdtype(w.dtype, np.floating):
-        raise TypeError(f"w is an array of {w.dtype}, wanted float32")
-    return w
+    a: NDArray[Any] = np.asarray(w)
+    if not np.issubdtype(a.dtype, np.floating):
+        raise TypeError(f"w is an array of {a.dtype}, wanted float32")
+    return a
 
 
 def _check_finite(rounded: NDArray[np.float16], w: NDArray[Any]) -> None:
