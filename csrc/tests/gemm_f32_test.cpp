@@ -127,7 +127,8 @@ TEST(which_kernel_ran) {
 TEST(blocks) {
   for_each_isa([](const std::string& isa) {
     Random random(4);
-    const Shape shapes[] = {{33, 17, 384}, {33, 17, 385}, {40, 33, 1153}, {2, 5, 4096}, {3, 35, 4097}, {199, 65, 50}, {205, 1600, 7}, {270, 1600, 7}, {265, 35, 800}};
+    const Shape shapes[] = {{33, 17, 384}, {33, 17, 385},  {40, 33, 1153}, {2, 5, 4096},  {3, 35, 4097},
+                            {199, 65, 50}, {205, 1600, 7}, {270, 1600, 7}, {265, 35, 800}};
     for (const Shape& s : shapes)
       for (const bool columns : {false, true}) check_shape(s, columns, true, PC_ACTIVATION_SILU, has_fma(isa), random);
   });
