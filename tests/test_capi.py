@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from reference import random_bytes, same_bits
+from reference import f32, random_bytes, same_bits
 
 import pycompress as pc
 
@@ -513,6 +513,23 @@ def test_gemm_f32(rng, transposed, activation, nth):
 
         on_threads(nth, part)
         same_bits(y, wanted)
+
+
+@pytest.mark.parametrize("m", [1, 33])
+def test_gemm_f16(rng, m):
+    n, k, nth = 70, 51, 2
+    x, w = rng.standard_normal((m, k)).astype(f32), rng.standard_normal((n, k)).astype(np.float16)
+    desc, size, y = describe("pc_gemm_f32_desc", m=m, n=n, k=k), ffi.new("size_t *"), np.full((m, n), np.nan, f32)
+    capi.check(lib.pc_gemm_f16_pack_size(n, k, size))
+    packed = aligned(size[0])
+    capi.check(lib.pc_gemm_f16_pack(pointer(w, "uint16_t *"), n, k, k, 1, pointer(packed), packed.size))
+    capi.check(lib.pc_gemm_f32_workspace_size(desc, nth, size))
+    work = aligned(size[0])
+    x_at, y_at, w_at, work_at = pointer(x, "float *"), pointer(y, "float *"), pointer(packed), pointer(work)
+    on_threads(
+        nth, lambda ith, of: lib.pc_gemm_f32_run(desc, w_at, packed.size, x_at, y_at, work_at, work.size, ith, of)
+    )
+    same_bits(y, pc.linear(x, w.astype(f32)))
 
 
 # ---- pool

@@ -80,6 +80,7 @@ def test_special_values_of_float32_pass(way):
 def test_views_are_taken_as_they_are(rng, kind):
     x, w = operands(rng, 5, 40, 60)
     stored = w.astype(kind._dtype)
+    assert np.shares_memory(kind(stored).w, stored)
     for view in (stored[::2], stored[::-1], stored[:, ::3], np.asfortranarray(stored)):
         weight = kind(view)
         same_bits(pc.linear(x[:, : view.shape[1]], weight), pc.linear(x[:, : view.shape[1]], view.astype(f32)))

@@ -3,10 +3,10 @@
 
     tools/check_spills.py build/release         the object files of a build directory
 
-In each tile<...> function of gemm/ the loops that multiply (vpdpbusd, vpmaddwd, vfmadd) are found as ranges closed by a
-jump backwards; of nested ones the innermost. A vector store in one is an error, whatever its address: the accumulators
-stay in registers from the first k to the last, so such a loop has nothing to store but what the compiler spills. That
-costs up to a third of the speed.
+In each tile<...> and wide<...> function of gemm/ the loops that multiply (vpdpbusd, vpmaddwd, vfmadd) are found as
+ranges closed by a jump backwards; of nested ones the innermost. A vector store in one is an error, whatever its
+address: the accumulators stay in registers from the first k to the last, so such a loop has nothing to store but what
+the compiler spills. That costs up to a third of the speed.
 
 Exit code: 0 fine, 1 spills, 2 the files can't be examined (no kernel with such a loop among them is one of these).
 """
@@ -22,7 +22,7 @@ from disassembly import Function, Instruction, ToolError, finish, functions, nam
 
 MULTIPLY = re.compile(r"^(vpdpbusds?|vpmaddwd|vfn?madd\d+ps)$")
 STORE = re.compile(r"^%[xyz]mm\d+,\s*[^%]*\(.*\)(\{%k\d\})?$")
-TILE = re.compile(r"4tileI")
+TILE = re.compile(r"4(tile|wide)I")
 
 
 def loops(function: Function) -> list[list[Instruction]]:

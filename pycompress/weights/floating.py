@@ -25,7 +25,7 @@ class _Floats(Weight):
 
     def __init__(self, w: NDArray[Any]) -> None:
         super().__init__()
-        self.w = frozen(_arguments.array("w", w, self._dtype))
+        self.w = frozen(_arguments.contiguous(_arguments.array("w", w, self._dtype)))
         if self.w.ndim not in (2, 4):
             raise ValueError(f"w has shape {self.w.shape}, wanted [N, K] or [O, I, kh, kw]")
 
@@ -41,7 +41,7 @@ class _Floats(Weight):
     def _matrix(self) -> NDArray[Any]:
         if self.w.ndim != 2:
             raise ValueError(f"weight has shape {self.shape}, wanted a matrix [N, K]")
-        return _arguments.contiguous(self.w)
+        return self.w
 
     def _arrays(self) -> dict[str, NDArray[Any]]:
         return {"w": self.w}
@@ -53,7 +53,8 @@ class Float16Weight(_Floats):
     Parameters
     ----------
     w
-        float16 [N, K], or [O, I, kh, kw] of a convolution; finite. It is not copied, and must not change any more.
+        float16 [N, K], or [O, I, kh, kw] of a convolution; finite. It is copied only where it is not
+        C-contiguous, and must not change any more.
 
     Raises TypeError for a dtype, ValueError for a shape, NaN or infinity.
     """
@@ -91,7 +92,8 @@ class Float32Weight(_Floats):
     Parameters
     ----------
     w
-        float32 [N, K], or [O, I, kh, kw] of a convolution. It is not copied, and must not change any more.
+        float32 [N, K], or [O, I, kh, kw] of a convolution. It is copied only where it is not C-contiguous, and
+        must not change any more.
 
     Raises TypeError for a dtype, ValueError for a shape.
     """
