@@ -361,6 +361,25 @@ def test_merge() -> None:
         report.merge([one, made_up({}, name="other")])
 
 
+def test_pasting_a_table_into_a_page(tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    page.write_text("before\n<!-- a -->\nold\n<!-- end of a -->\nafter\n", encoding="utf-8")
+
+    def paste(name: str, text: str) -> subprocess.CompletedProcess[str]:
+        tool = Path(__file__).parents[1] / "tools" / "paste.py"
+        return subprocess.run([sys.executable, tool, page, name], input=text, capture_output=True, text=True)
+
+    for text in ("first", "new\n\n| table |\n"):
+        assert paste("a", text).returncode == 0
+    wanted = "before\n<!-- a -->\n\nnew\n\n| table |\n\n<!-- end of a -->\nafter\n"
+    assert page.read_text(encoding="utf-8") == wanted
+    for name, text, reason in (("b", "x", "the page has no place for it"), ("a", " ", "nothing came from stdin")):
+        done = paste(name, text)
+        assert done.returncode == 1
+        assert reason in done.stderr
+        assert page.read_text(encoding="utf-8") == wanted
+
+
 def test_plot(tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
     from matplotlib import pyplot as plt
@@ -472,7 +491,7 @@ def test_bundled_adapters() -> None:
     found = [peer.load(name) for name in peer.names()]
     assert [one.name for one in found] == peer.names()
     assert len({one.title for one in found}) == len(found)
-    known = {form.name for form in gemm.FORMS} | {"int4_32", "int4_128"}
+    known = {form.name for form in gemm.FORMS} | {"f16", "int4_32", "int4_128"}
     for one in found:
         assert one.packages
         assert set(one.served["gemm"]) <= known

@@ -12,11 +12,11 @@ PEER = Peer(
     "OpenVINO",
     ["openvino"],
     caps={"avx2": {"ONEDNN_MAX_CPU_ISA": "AVX2"}, "avxvnni": {"ONEDNN_MAX_CPU_ISA": "AVX2_VNNI"}},
-    not_held=["f32"],  # its float32 MatMul is MLAS, which asks the CPU
+    not_held=["f32", "f16"],  # its float32 MatMul is MLAS, which asks the CPU
 )
 
 
-@PEER.family("gemm", {"dynamic": "FakeQuantize + MatMul, range known", "f32": "MatMul"})
+@PEER.family("gemm", {"dynamic": "FakeQuantize + MatMul, range known", "f32": "MatMul", "f16": "MatMul"})
 def gemm(operands: Operands, form: str) -> Ready:
     import openvino
     from openvino import opset13 as ops
@@ -24,6 +24,8 @@ def gemm(operands: Operands, form: str) -> Ready:
     x = ops.parameter(list(operands.x.shape), np.float32)
     if form == "f32":
         y = ops.matmul(x, ops.constant(operands.w), False, True)
+    elif form == "f16":
+        y = ops.matmul(x, ops.convert(ops.constant(operands.w.astype(np.float16)), "f32"), False, True)
     else:
         (scale, zero_point), weight = operands.x_qparams, operands.weight
         low, high = (np.float32((q - zero_point) * scale) for q in (0, 255))

@@ -29,10 +29,14 @@ FORMS: tuple[Form, ...] = (
     Form("static", "u8 -> u8 static", "int8", (1, 1, 1), 0.032),  # requantized
     Form("f32", "f32", "float32", (4, 4, 4), 1e-4),
 )
+# Forms of weights that this version may not have.
+FLOAT16: Any = getattr(pc, "Float16Weight", None)
 INT4: Any = getattr(pc, "Int4Weight", None)
+if FLOAT16:
+    FORMS += (Form("f16", "f32 -> f32, weight float16", "float32", (4, 2, 4), 1e-4),)
 if INT4:
     FORMS += tuple(
-        Form(f"int4_{size}", f"f32 -> f32 int4, groups of {size}", "int8", (4, 0.5 + 4 / size, 4), 0.08)
+        Form(f"int4_{size}", f"f32 -> f32, weight int4 in groups of {size}", "int8", (4, 0.5 + 4 / size, 4), 0.08)
         for size in (32, 128)
     )
 
@@ -98,7 +102,9 @@ def _pycompress(operands: Operands, form: str) -> Call:
         qparams, quantized = (operands.x_qparams, operands.y_qparams), np.empty(shape, np.uint8)
         return lambda: pc.linear(q, weight, x_qparams=qparams[0], y_qparams=qparams[1], out=quantized)
     matrix: Any = weight if form == "dynamic" else w
-    if form.startswith("int4_"):
+    if form == "f16":
+        matrix = FLOAT16.from_float(w)
+    elif form.startswith("int4_"):
         matrix = INT4.from_float(w, group_size=int(form.removeprefix("int4_")))
     out = np.empty(shape, np.float32)
     return lambda: pc.linear(x, matrix, out=out)
@@ -199,6 +205,8 @@ def _reference(operands: Operands, form: str) -> NDArray[np.float64]:
     w: NDArray[Any] = operands.w
     if form == "dynamic":
         w = operands.weight.todense()
+    elif form == "f16":
+        w = w.astype(np.float16)
     elif form.startswith("int4_"):
         q4, scales = int4_groups(w, int(form.removeprefix("int4_")))
         w = (q4 * scales[..., None]).reshape(len(w), -1)[:, : w.shape[1]]

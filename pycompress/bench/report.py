@@ -45,8 +45,10 @@ def merge(runs: Sequence[Run]) -> Run:
                 raise ValueError(f"{key} is {run[key]!r} in one file and {merged[key]!r} in another, wanted the same")
         if run["cpu"]["name"] != merged["cpu"]["name"]:
             raise ValueError(f"one file is of {run['cpu']['name']}, another of {merged['cpu']['name']}")
-        for key in ("bandwidth", "forms", "peers", "versions"):
+        for key in ("forms", "peers", "versions"):
             merged[key] = {**merged[key], **run[key]}
+        levels = {**merged["bandwidth"], **run["bandwidth"]}
+        merged["bandwidth"] = {level: max(merged["bandwidth"].get(level, 0), rate) for level, rate in levels.items()}
         merged["rounds"] = min(merged["rounds"], run["rounds"])
         again = {(result["case"], result["form"]) for result in run["results"]}
         merged["results"] = [r for r in merged["results"] if (r["case"], r["form"]) not in again] + run["results"]
@@ -222,13 +224,12 @@ def _panel(
         axis.text(high / 1.03, roof * 1.03, f"{kind} peak {roof:.0f} GMAC/s", ha="right", va="bottom", fontsize=9)
     for level, rate in run["bandwidth"].items():
         end = roof / (rate / 1e9) if roof else high
-        axis.plot([low, min(end, high)], [low * rate / 1e9, min(end, high) * rate / 1e9], color="#999999", linewidth=1)
+        line = [low, min(end, high)]
+        axis.plot(line, [x * rate / 1e9 for x in line], color="#999999", linewidth=1, zorder=1)
         x = (0.5 * roof if roof else top / 3) / (rate / 1e9)
         if low < x < high:
-            text = axis.text(
-                x, x * rate / 1e9, f"{level} {rate / 1e9:.0f} GB/s", fontsize=8.5, color="#666666", zorder=1
-            )
-            text.set(ha="center", va="center", bbox={"facecolor": "white", "edgecolor": "none", "pad": 1})
+            text = axis.text(x, x * rate / 1e9, f"{level} {rate / 1e9:.0f} GB/s", fontsize=8.5, color="#666666")
+            text.set(ha="center", va="center", zorder=1.5, bbox={"facecolor": "white", "edgecolor": "none", "pad": 1})
             text.set_gid("along")  # turned along its line when the layout is known
     for x, result in zip(at, results, strict=True):
         shown = [entry for entry in result["entries"] if entry["held"]]
