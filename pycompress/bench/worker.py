@@ -68,6 +68,7 @@ class Worker:
 
     def setup(self, family: str, case: str, form: str) -> dict[str, Any]:
         self._ready = self._timer = None  # the old one's memory first
+        gc.collect()
         about = families.load(family)
         if self._case != (family, case):
             self._operands = about.operands(about.parse(case))
@@ -115,10 +116,9 @@ def main() -> None:
     os.dup2(2, 1)
     warnings.simplefilter("ignore")
     worker = Worker(sys.argv[1], sys.argv[2] if len(sys.argv) > 2 else None)
-    gc.disable()
+    gc.disable()  # a worker that has answered rests: it must not collect garbage in the turn of the next one
     for line in sys.stdin:
         print(json.dumps(answer(worker, line)), file=answers, flush=True)
-        gc.collect()
 
 
 if __name__ == "__main__":
