@@ -10,6 +10,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -137,6 +138,26 @@ def test_a_worker_is_told_before_it_begins(tmp_path: Path, monkeypatch: pytest.M
         worker.end()
     assert str(caught.value) == f"RuntimeError: (['1', '1', '1', None, 'yes'], {set(cores)})"
     assert not worker.alive
+
+
+def test_a_worker_that_has_answered_rests(tmp_path: Path) -> None:
+    """Whatever it did then, it would do in the turn of another, on the same core."""
+    adapter(tmp_path, "large", setup="global many; many = [[] for _ in range(2_000_000)]")
+    worker = Process(str(tmp_path / "large.py"), process.cores(1), 1, None, {}, 60)
+    stat = Path("/proc", str(worker.pid), "stat")
+
+    def ticks() -> int:
+        return sum(map(int, stat.read_text().rpartition(")")[2].split()[11:13]))  # of the CPU, user and system
+
+    try:
+        worker.ask("setup", family="gemm", case=str(SHAPE), form="u8s8")
+        for request in ({"do": "turn", "seconds": 0.0}, {"do": "check", "to": str(tmp_path / "y.npy")}):
+            worker.ask(**request)
+            before = ticks()
+            time.sleep(0.3)
+            assert ticks() - before <= 1
+    finally:
+        worker.end()
 
 
 def test_beside() -> None:

@@ -74,6 +74,10 @@ class Process:
             os.sched_setaffinity(0, before)
 
     @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    @property
     def alive(self) -> bool:
         return self._process.poll() is None
 
