@@ -9,12 +9,19 @@ Operations: `linear`, and the ONNX operators `quantize_linear`, `dequantize_line
 `matmul_integer`, `qlinear_matmul`. The environment: PYCOMPRESS_ISA caps the instruction set, PYCOMPRESS_BACKEND chooses
 "native" or "numba", PYCOMPRESS_NUM_THREADS the threads. `pycompress doctor` says what runs here.
 
+Converters from float32 weights: `quantize`, `calibrate`, `prune`, `factorize`, `factorize_conv`. The modules
+`pycompress.prune`, `.quantize` and `.factorize` hold more: `from pycompress.prune import prune_all`.
+
 Beside these: `pycompress.kernels` (the same kernels in Numba), `pycompress.numba` (the native ones inside @njit),
 `pycompress.capi` (the C interface through cffi).
 """
 
 from ._errors import FormatError
 from ._machine import __version__, cpu_info, get_num_threads, set_num_threads
+from .calibration import Observer, calibrate
+from .convfactors import ConvFactors, factorize_conv
+from .factorize import factorize
+from .inputs import InputStatistics, unfold
 from .onnx_ops import (
     dequantize_linear,
     dynamic_quantize_linear,
@@ -24,27 +31,38 @@ from .onnx_ops import (
 )
 from .ops import linear
 from .pooling import add, average_pool2d, global_average_pool, max_pool2d
+from .prune import prune
+from .quantize import quantize
 from .weights import Float16Weight, Float32Weight, Int8Weight, LowRankWeight, QParams
 
 __all__ = [
+    "ConvFactors",
     "Float16Weight",
     "Float32Weight",
     "FormatError",
+    "InputStatistics",
     "Int8Weight",
     "LowRankWeight",
+    "Observer",
     "QParams",
     "__version__",
     "add",
     "average_pool2d",
+    "calibrate",
     "cpu_info",
     "dequantize_linear",
     "dynamic_quantize_linear",
+    "factorize",
+    "factorize_conv",
     "get_num_threads",
     "global_average_pool",
     "linear",
     "matmul_integer",
     "max_pool2d",
+    "prune",
     "qlinear_matmul",
+    "quantize",
     "quantize_linear",
     "set_num_threads",
+    "unfold",
 ]

@@ -89,3 +89,47 @@ def written(result: Array, out: Array | None) -> Array:
         return result
     out[...] = result
     return out
+
+
+# ---- of converters
+
+
+def floating(name: str, value: Any) -> NDArray[np.float32]:
+    """`value` as float32, C-contiguous; TypeError unless it is floating, ValueError for NaN and infinity."""
+    a = np.asarray(value)
+    if not np.issubdtype(a.dtype, np.floating):
+        raise TypeError(f"{name} is an array of {a.dtype}, wanted float32")
+    with np.errstate(over="ignore"):
+        a = np.ascontiguousarray(a, np.float32).reshape(a.shape)
+    if not np.isfinite(a).all():
+        raise ValueError(f"{name} holds NaN or infinity (in float32), wanted finite values")
+    return a
+
+
+def interval(name: str, value: Any, low: float, high: float, *, above: bool = False, below: bool = False) -> float:
+    """float(value), from low (above: more than it) to high (below: less than it)."""
+    try:
+        n = number(value)
+    except (TypeError, ValueError):
+        raise TypeError(f"{name} is {value!r}, wanted a number") from None
+    if not (low <= n <= high) or (above and n == low) or (below and n == high):
+        words = f"{'above' if above else 'from'} {low:g} {'to below' if below else 'to'} {high:g}"
+        raise ValueError(f"{name} is {value!r}, wanted {words}")
+    return n
+
+
+def whole(name: str, value: Any, low: int, high: int | None = None) -> int:
+    """An int from low to high."""
+    try:
+        n = operator.index(value)
+    except TypeError:
+        raise TypeError(f"{name} is {value!r}, wanted an int") from None
+    if n < low or (high is not None and n > high):
+        raise ValueError(f"{name} is {n}, wanted {low}{' or more' if high is None else f' to {high}'}")
+    return n
+
+
+def pair(name: str, value: Any, low: int) -> tuple[int, int]:
+    """An int for both, or two."""
+    first, second = value if isinstance(value, tuple | list) and len(value) == 2 else (value, value)
+    return whole(name, first, low), whole(name, second, low)
