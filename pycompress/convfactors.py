@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ._arguments import floating, interval, whole
-from .inputs import InputStatistics, statistics
 from .factorize import Savings, rank_of, relative_error, root_of, truncated_svd
+from .inputs import InputStatistics, statistics
 
 __all__ = ["ConvFactors", "Stage", "factorize_conv"]
 

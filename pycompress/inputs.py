@@ -46,13 +46,13 @@ class InputStatistics:
         x = floating("x", x)
         if x.ndim < 1 or x.shape[-1] != len(self.sum):
             raise ValueError(f"x has shape {x.shape}, wanted [..., {len(self.sum)}]")
-        x = x.reshape(-1, len(self.sum)) if x.size else x.reshape(0, len(self.sum))
+        x = x.reshape(math.prod(x.shape[:-1]), len(self.sum))
         step = max(1, _CHUNK // max(1, len(self.sum)))
         for start in range(0, len(x), step):
             part = x[start : start + step].astype(np.float64)
             self.gram += part.T @ part
             self.sum += part.sum(0)
-            np.maximum(self.absmax, np.abs(x[start : start + step]).max(0), out=self.absmax)
+            np.maximum(self.absmax, np.abs(x[start : start + step]).max(0, initial=0), out=self.absmax)
         self.count += len(x)
 
     def merge(self, other: InputStatistics) -> None:
@@ -85,8 +85,8 @@ class InputStatistics:
 
     def output_error(self, w: Array, approximation: Array) -> float:
         """Of outputs: ||x (approximation - w)^T|| / ||x w^T||, Frobenius norms over all samples; 0 / 0 is 0."""
-        w = w.reshape(len(w), -1).astype(np.float64)
-        difference = approximation.reshape(len(w), -1) - w
+        w = w.reshape(len(w), self.k).astype(np.float64)
+        difference = approximation.reshape(len(w), self.k) - w
         wrong, whole = (max(float(np.vdot(a @ self.gram, a)), 0.0) for a in (difference, w))
         return math.sqrt(wrong / whole) if whole > 0 else math.sqrt(wrong)
 

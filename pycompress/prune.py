@@ -17,12 +17,12 @@ from typing import Any, Literal, TypeAlias, get_args, overload
 import numpy as np
 from numpy.typing import NDArray
 
+from ._arguments import interval, whole
 from ._compensate import gradual, sparsegpt, updated
 from ._hessian import inverse_factor, refit
 from ._patterns import Method, block_scores, fraction, least, parse, part_of, weight
-from ._arguments import interval, whole
-from .inputs import InputStatistics, statistics
 from .channels import ChannelCut, PrunedChannels, prune_channels, smaller
+from .inputs import InputStatistics, statistics
 
 __all__ = ["ChannelCut", "PrunedChannels", "prune", "prune_all", "prune_channels"]
 
@@ -129,7 +129,7 @@ def prune(
     prune, or not to prune, 2017 (growing zeros); B. Hassibi, D. Stork, Optimal brain surgeon, NeurIPS 1992 (inputs).
     """
     w = weight(w)
-    matrix = w.reshape(len(w), -1) if w.size else w.reshape(len(w), math.prod(w.shape[1:]))
+    matrix = w.reshape(len(w), math.prod(w.shape[1:]))
     if method not in get_args(Method):
         raise ValueError(f"method is {method!r}, wanted one of {', '.join(get_args(Method))}")
     if per not in (None, *get_args(Per)):
@@ -154,7 +154,7 @@ def prune(
         return smaller(w, share, int(axis), method, scores, seen, damping)
     form = parse(pattern, sparsity, block, m)
     by_output = (per or ("output" if method == "wanda" else "tensor")) == "output"
-    if updates and seen is not None:
+    if updates and seen is not None and w.size:
         start = sparsegpt if method == "sparsegpt" else partial(gradual, rounds=rounds)
         done = updated(matrix, form, start, seen, by_output, damping, steps)
     else:
@@ -251,5 +251,3 @@ def _shares(
         shares[name] = float(np.mean(chosen[start : start + grid.size])) if grid.size else 0.0
         start += grid.size
     return shares
-
-

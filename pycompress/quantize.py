@@ -17,8 +17,8 @@ from typing import Any, Literal, NamedTuple, TypeAlias, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from ._hessian import inverse_factor
 from ._arguments import floating, interval, whole
+from ._hessian import inverse_factor
 from .inputs import InputStatistics, statistics
 from .weights import Int8Weight, Weight
 
