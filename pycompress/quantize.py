@@ -103,7 +103,7 @@ class Integers(NamedTuple):
 
     def todense(self) -> Floats:
         """float32, of q's shape."""
-        matrix = self.q.reshape(len(self.q), -1)
+        matrix = self.q.reshape(len(self.q), math.prod(self.q.shape[1:]))
         dense: Floats = matrix * _spread(self.scale, self.group_size, matrix.shape[1])
         return dense.reshape(self.q.shape)
 
