@@ -48,8 +48,8 @@ def gradual(matrix: Floats, form: Pattern, hessian: Hessian, by_output: bool, ro
     """More zeros round by round, each time those of the least w^2 H_kk, and some steps of the refit in between."""
     done, curvature = matrix, np.diagonal(hessian)
     for i in range(1, rounds + 1):
-        level = form.part(1 - (1 - i / rounds) ** 3)
-        mask = level.mask(form.collect(np.square(done, dtype=np.float64) * curvature), by_output, matrix.shape)
+        scores = form.collect(np.square(done, dtype=np.float64) * curvature)
+        mask = form.mask(scores, by_output, matrix.shape, 1 - (1 - i / rounds) ** 3)
         done = np.where(mask, done, np.float32(0))
         if i < rounds:
             done = refit(matrix, mask, hessian, _ROUND_STEPS, done)

@@ -15,7 +15,10 @@ Matrix: TypeAlias = NDArray[np.floating[Any]]
 
 def inverse_factor(hessian: Matrix) -> Matrix:
     """U, upper triangular, with H^-1 = U^T U: of H in reverse order, the inverse of the Cholesky factor."""
-    lower = np.linalg.cholesky(hessian[::-1, ::-1])
+    try:
+        lower = np.linalg.cholesky(hessian[::-1, ::-1])
+    except np.linalg.LinAlgError:
+        raise ValueError("inputs are too much alike for so little damping: wanted a larger damping") from None
     return np.ascontiguousarray(_triangular_inverse(lower)[::-1, ::-1])
 
 

@@ -42,25 +42,22 @@ class Pattern:
     n: int = 0
     m: int = 0
 
-    def part(self, of_zeros: float) -> Pattern:
-        """The pattern with that part of the zeros."""
-        zeros = round((self.m - self.n) * of_zeros)
-        return Pattern(self.block, self.sparsity * of_zeros, self.m - zeros, self.m)
-
     def grid(self, shape: tuple[int, int]) -> tuple[int, int]:
         return -(-shape[0] // self.block[0]), -(-shape[1] // self.block[1])
 
-    def mask(self, grid_scores: Array, by_output: bool, shape: tuple[int, int]) -> Mask:
-        """True where weights stay; grid_scores has one for each block."""
+    def mask(self, grid_scores: Array, by_output: bool, shape: tuple[int, int], part: float = 1) -> Mask:
+        """True where weights stay; grid_scores has one for each block. part: of the zeros, the rest is to come."""
         if self.m:
-            return n_of_m(grid_scores, self.n, self.m)
+            keep = n_of_m(grid_scores, self.n, self.m)
+            going = np.where(keep, np.inf, grid_scores)
+            return keep if part == 1 else ~least(going, part_of(part, int(np.count_nonzero(~keep))))
         if by_output:
-            count = part_of(self.sparsity, grid_scores.shape[1])
+            count = part_of(self.sparsity * part, grid_scores.shape[1])
             keep = np.ones(grid_scores.shape, bool)
             for i in range(len(keep)):
                 keep[i] = ~least(grid_scores[i], count)
         else:
-            keep = ~least(grid_scores, part_of(self.sparsity, grid_scores.size))
+            keep = ~least(grid_scores, part_of(self.sparsity * part, grid_scores.size))
         return self.spread(keep, shape)
 
     def spread(self, keep: Mask, shape: tuple[int, int]) -> Mask:

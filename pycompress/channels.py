@@ -172,6 +172,7 @@ def prune_channels(
         if a.shape[:1] != (size,):
             raise ValueError(f"an array along the channels has shape {a.shape}, wanted [{size}, ...]")
     multiple = whole("multiple_of", multiple_of, 1)
+    damping = interval("damping", damping, 0, math.inf, above=True, below=True)
     remain = size - part_of(interval("sparsity", sparsity, 0, 1, below=True), size)
     remain = min(size, max(1, -(-remain // multiple)) * multiple)
     groups = [math.prod(w.shape[1:]) // size for w in used]

@@ -12,11 +12,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any, Literal, NamedTuple, TypeAlias, get_args
+from typing import Any, Literal, NamedTuple, TypeAlias, get_args, overload
 
 import numpy as np
 from numpy.typing import NDArray
 
+from . import weights
 from ._arguments import floating, interval, whole
 from ._hessian import inverse_factor
 from .inputs import InputStatistics, statistics
@@ -34,6 +35,34 @@ Clip: TypeAlias = Literal["max", "mse"]
 _WINDOW = 128  # columns that GPTQ rounds before the others follow
 
 
+@overload
+def quantize(
+    w: Array,
+    bits: Literal[8] = 8,
+    *,
+    per: Per | None = None,
+    group_size: int = 32,
+    rounding: Rounding = "nearest",
+    clip: Clip = "max",
+    inputs: Inputs | None = None,
+    damping: float = 0.01,
+) -> Int8Weight: ...
+
+
+@overload
+def quantize(
+    w: Array,
+    bits: int,
+    *,
+    per: Per | None = None,
+    group_size: int = 32,
+    rounding: Rounding = "nearest",
+    clip: Clip = "max",
+    inputs: Inputs | None = None,
+    damping: float = 0.01,
+) -> Weight: ...
+
+
 def quantize(
     w: Array,
     bits: int = 8,
@@ -44,7 +73,7 @@ def quantize(
     clip: Clip = "max",
     inputs: Inputs | None = None,
     damping: float = 0.01,
-) -> Any:
+) -> Weight:
     """A weight of 8, 4 or 16 bits.
 
     Parameters
@@ -76,7 +105,8 @@ def quantize(
     if bits == 16:
         if per is not None or rounding != "nearest" or clip != "max":
             raise ValueError("per, rounding or clip is given, wanted none of them with 16 bits: float16 has no scales")
-        return _kind("Float16Weight").from_float(floating("w", w))
+        half: Weight = _kind("Float16Weight").from_float(floating("w", w))
+        return half
     per = per or ("channel" if bits == 8 else "group")
     if bits == 8 and per == "group":
         raise ValueError(
@@ -84,13 +114,17 @@ def quantize(
         )
     if bits == 4 and np.ndim(w) != 2:
         raise ValueError(f"w has shape {np.shape(w)}, wanted [N, K] with 4 bits")
-    group_size = whole("group_size", group_size, 1)
+    if bits == 4 and per == "group" and group_size not in (32, 64, 128):
+        raise ValueError(
+            f"group_size is {group_size!r}, wanted 32, 64 or 128; or per 'channel' for one group an output"
+        )
     done = integers(
         w, bits, per=per, group_size=group_size, rounding=rounding, clip=clip, inputs=inputs, damping=damping
     )
     if bits == 8:
         return Int8Weight(done.q, np.ascontiguousarray(done.scale[:, 0]))
-    return _int4(done, group_size if per == "group" else None)
+    four: Weight = _kind("Int4Weight")(done.q, done.scale)
+    return four
 
 
 class Integers(NamedTuple):
@@ -221,13 +255,7 @@ def _row_errors(matrix: Floats, approximation: Floats, seen: InputStatistics) ->
 
 
 def _kind(name: str) -> Any:
-    from . import weights
-
     return getattr(weights, name)
-
-
-def _int4(done: Integers, group_size: int | None) -> Any:
-    return _kind("Int4Weight")(done.q, done.scale)
 
 
 # ---- the mean of the outputs

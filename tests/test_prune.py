@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from reference import f32, same_bits
 
 import pycompress as pc
+from pycompress import _compensate
 from pycompress._hessian import inverse_factor, refit
 from pycompress.prune import prune_all, prune_channels
 
@@ -200,6 +201,33 @@ def test_one_sweep_is_the_definition(rng):
     got = pc.prune(w, 0.5, method="sparsegpt", inputs=x, refit_steps=0)
     np.testing.assert_array_equal(got != 0, keep)
     np.testing.assert_allclose(got, np.where(keep, wanted, 0), rtol=1e-3, atol=1e-4)
+
+
+def test_windows_change_nothing_but_the_time(rng, monkeypatch):
+    """Zeros of n:m are chosen group by group, whatever the window."""
+    w, x = weight(rng, 12, 60), correlated(rng, 300, 60)
+    wanted = pc.prune(w, pattern="2:4", method="sparsegpt", inputs=x, refit_steps=0)
+    for window in (1, 8, 20):
+        monkeypatch.setattr(_compensate, "_WINDOW", window)
+        got = pc.prune(w, pattern="2:4", method="sparsegpt", inputs=x, refit_steps=0)
+        np.testing.assert_array_equal(got != 0, wanted != 0)
+        np.testing.assert_allclose(got, wanted, rtol=1e-3, atol=1e-4)
+
+
+def test_gradual_is_the_definition(rng):
+    w, x = weight(rng, 6, 20), correlated(rng, 100, 20)
+    hessian = x.T.astype(float) @ x / 100
+    hessian += 0.01 * np.trace(hessian) / 20 * np.eye(20)
+    done = w
+    for zeros in [0.8 * (1 - (1 - i / 4) ** 3) for i in (1, 2, 3, 4)]:
+        scores = done.astype(float) ** 2 * np.diagonal(hessian)
+        mask = np.ones(120, bool)
+        mask[np.argsort(scores.reshape(-1), kind="stable")[: round(zeros * 120)]] = False
+        mask = mask.reshape(6, 20)
+        done = refit(w, mask, hessian, 20 if zeros == 0.8 else 5, np.where(mask, done, 0))
+    got = pc.prune(w, 0.8, method="gradual", inputs=x, rounds=4)
+    np.testing.assert_array_equal(got != 0, done != 0)
+    np.testing.assert_allclose(got, done, rtol=1e-3, atol=1e-4)
 
 
 @pytest.mark.parametrize("k", [1, 5, 64, 65, 300])
@@ -443,6 +471,12 @@ def test_bad_arguments(error, message, change):
         pc.prune(**({"w": W, "sparsity": 0.5} | change))
 
 
+def test_too_little_damping():
+    x = np.repeat(np.arange(1.0, 6, dtype=f32)[:, None], 8, 1)
+    with pytest.raises(ValueError, match="wanted a larger damping"):
+        pc.prune(W, 0.5, method="sparsegpt", inputs=x, damping=1e-20)
+
+
 def test_infinities_of_both_signs_in_one_block():
     scores = np.zeros((4, 8))
     scores[0, :2] = math.inf, -math.inf
@@ -461,6 +495,7 @@ def test_bad_arguments_of_channels(rng):
         ("inputs are 2", (a, b), {"inputs": [X[:, :6]] * 2}),
         ("sparsity is 1", (a, b), {"sparsity": 1}),
         ("scores have shape", (a, b), {"scores": np.ones(4)}),
+        ("damping is 0", (a, b), {"damping": 0}),
     ]:
         with pytest.raises(ValueError, match=message):
             prune_channels(*args, **({"sparsity": 0.5} | options))

@@ -1,5 +1,6 @@
 """pc.quantize and pycompress.quantize: levels and scales by their definition, and what is left of the outputs."""
 
+import importlib
 import math
 
 import numpy as np
@@ -61,6 +62,27 @@ def test_8_bits_per_tensor(rng):
     scale = np.abs(w).max() / f32(127)
     same_bits(got.scale, np.full(12, scale, f32))
     same_bits(got.q, np.rint(w / scale).astype(np.int8))
+
+
+@pytest.mark.skipif(not hasattr(pc, "Int4Weight"), reason="int4 is not in this build")
+@pytest.mark.parametrize("k", [20, 32, 100])
+def test_4_bits_is_from_float(rng, k):
+    w = weight(rng, 6, k)
+    for size in (32, 64, 128):
+        got, wanted = pc.quantize(w, 4, group_size=size), pc.Int4Weight.from_float(w, size)
+        same_bits(got.q, wanted.q)
+        same_bits(got.scale, wanted.scale)
+    by_channel, wanted = pc.quantize(w, 4, per="channel"), pc.Int4Weight.from_float(w, None)
+    same_bits(by_channel.q, wanted.q)
+    same_bits(by_channel.scale, wanted.scale)
+    options = {"rounding": "gptq", "clip": "mse", "inputs": correlated(rng, 90, k)}
+    same_bits(pc.quantize(w, 4, **options).todense(), integers(w, 4, per="group", **options).todense())
+
+
+@pytest.mark.skipif(not hasattr(pc, "Float16Weight"), reason="float16 is not in this build")
+def test_16_bits_is_from_float(rng):
+    w = weight(rng)
+    same_bits(pc.quantize(w, 16).todense(), w.astype(np.float16).astype(f32))
 
 
 @every_bits
@@ -147,6 +169,14 @@ def test_gptq_is_the_definition(rng):
     got = integers(w, 4, rounding="gptq", inputs=x)
     np.testing.assert_array_equal(got.q, wanted)
     same_bits(got.scale[:, 0], scale)
+
+
+def test_gptq_windows_change_nothing_but_the_time(rng, monkeypatch):
+    w, x = weight(rng, 6, 60), correlated(rng, 300, 60)
+    wanted = integers(w, 4, rounding="gptq", inputs=x)
+    for window in (1, 7, 16):
+        monkeypatch.setattr(importlib.import_module("pycompress.quantize"), "_WINDOW", window)
+        assert np.mean(integers(w, 4, rounding="gptq", inputs=x).q != wanted.q) < 0.02  # sums in another order
 
 
 @pers
@@ -281,7 +311,8 @@ BAD = [
     (ValueError, "bits is '8'", {"bits": "8"}),
     (ValueError, "per is 'row'", {"per": "row"}),
     (ValueError, "per is 'group', wanted 'channel'", {"per": "group"}),
-    (ValueError, "group_size is 0", {"bits": 4, "group_size": 0}),
+    (ValueError, "group_size is 0, wanted 32, 64 or 128", {"bits": 4, "group_size": 0}),
+    (ValueError, "group_size is 48, wanted 32, 64 or 128", {"bits": 4, "group_size": 48}),
     (
         ValueError,
         r"w has shape \(4, 2, 3, 3\), wanted \[N, K\] with 4 bits",
@@ -304,6 +335,8 @@ def test_bad_arguments(error, message, change):
 
 
 def test_bad_arguments_of_the_others():
+    with pytest.raises(ValueError, match="group_size is 0"):
+        integers(W, per="group", group_size=0)
     for bits in (1, 9):
         with pytest.raises(ValueError, match=f"bits is {bits}, wanted 2 to 8"):
             integers(W, bits)
