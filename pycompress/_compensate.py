@@ -12,11 +12,12 @@ from ._hessian import inverse_factor, refit
 from ._patterns import Pattern, block_scores, least, n_of_m, part_of
 from .inputs import InputStatistics
 
-__all__ = ["gradual", "sparsegpt", "updated"]
+__all__ = ["Start", "gradual", "sparsegpt", "updated"]
 
 Array: TypeAlias = NDArray[Any]
 Floats: TypeAlias = NDArray[np.float32]
 Hessian: TypeAlias = NDArray[np.floating[Any]]
+Start: TypeAlias = Callable[[Floats, Pattern, Hessian, bool], Floats]
 
 _WINDOW = 128  # columns whose zeros SparseGPT chooses at a time
 _ROUND_STEPS = 5  # of conjugate gradients, between two rounds of "gradual"
@@ -25,23 +26,25 @@ _ROUND_STEPS = 5  # of conjugate gradients, between two rounds of "gradual"
 def updated(
     matrix: Floats,
     form: Pattern,
-    start: Callable[[Floats, Pattern, Hessian, bool], Floats],
+    starts: list[Start],
     seen: InputStatistics,
     by_output: bool,
     damping: float,
     steps: int,
 ) -> Floats:
-    """What `start` makes, and the refit; or, where that is better, the zeros of "magnitude" and the refit."""
+    """The best of what `starts` make, each with the refit; or, where that is better, the zeros of "magnitude"."""
     hessian = seen.damped(damping)
-    done = start(matrix, form, hessian, by_output)
-    done = refit(matrix, done != 0, hessian, steps, done)
-    plain_mask = form.mask(block_scores(matrix, form, "magnitude", None, matrix.shape, None), by_output, matrix.shape)
-    plain = np.where(plain_mask, matrix, np.float32(0))
-    error = seen.output_error(matrix, done)
-    if error <= seen.output_error(matrix, plain):
-        return done
-    fitted = refit(matrix, plain_mask, hessian, steps, plain)
-    return min((done, fitted, plain), key=lambda candidate: seen.output_error(matrix, candidate))
+
+    def error(candidate: Floats) -> float:
+        return seen.output_error(matrix, candidate)
+
+    made = [start(matrix, form, hessian, by_output) for start in starts]
+    best = min((refit(matrix, done != 0, hessian, steps, done) for done in made), key=error)
+    mask = form.mask(block_scores(matrix, form, "magnitude", None, matrix.shape, None), by_output, matrix.shape)
+    plain = np.where(mask, matrix, np.float32(0))
+    if error(best) <= error(plain):
+        return best
+    return min((best, refit(matrix, mask, hessian, steps, plain), plain), key=error)
 
 
 def gradual(matrix: Floats, form: Pattern, hessian: Hessian, by_output: bool, rounds: int) -> Floats:

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ._arguments import interval, whole
-from ._compensate import gradual, sparsegpt, updated
+from ._compensate import Start, gradual, sparsegpt, updated
 from ._hessian import inverse_factor, refit
 from ._patterns import Method, block_scores, fraction, least, parse, part_of, weight
 from .channels import ChannelCut, PrunedChannels, prune_channels, smaller
@@ -99,9 +99,10 @@ def prune(
     method
         "magnitude": |w|. "wanda": |w| times the norm of its input. Blocks and channels have the L2 norm of these.
         "sparsegpt": one sweep over the columns, zeros by w^2 / [H^-1]_kk, H the mean of x x^T of the calibration
-        inputs, and what stays is changed to make up for what goes. "gradual": the best, in `rounds` times the time:
-        more zeros round by round, by w^2 H_kk, and what stays is fitted again in between. For inputs (axis 1) both are
-        the same: the least increase of the error, in 16 rounds, and an exact fit.
+        inputs, and what stays is changed to make up for what goes. "gradual": the best, and the longest: more zeros
+        round by round, by w^2 H_kk, and what stays is fitted again in between; or "sparsegpt", where that is better on
+        `inputs`. For inputs (axis 1) both are the same: the least increase of the error, in 16 rounds, and an exact
+        fit.
     scores
         Scores to use with "magnitude" in place of |w|: floating, of w's shape, or one for each block or channel; those
         of a block or channel are summed. Infinity keeps for as long as possible.
@@ -155,8 +156,8 @@ def prune(
     form = parse(pattern, sparsity, block, m)
     by_output = (per or ("output" if method == "wanda" else "tensor")) == "output"
     if updates and seen is not None and w.size:
-        start = sparsegpt if method == "sparsegpt" else partial(gradual, rounds=rounds)
-        done = updated(matrix, form, start, seen, by_output, damping, steps)
+        starts: list[Start] = [sparsegpt] if method == "sparsegpt" else [partial(gradual, rounds=rounds), sparsegpt]
+        done = updated(matrix, form, starts, seen, by_output, damping, steps)
     else:
         mask = form.mask(block_scores(matrix, form, method, scores, w.shape, seen), by_output, matrix.shape)
         done = np.where(mask, matrix, np.float32(0))
