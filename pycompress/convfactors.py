@@ -112,16 +112,19 @@ def factorize_conv(
         Calibration inputs, float32 [samples, I * kh * kw] (see `unfold`) or `InputStatistics`: the stages are then
         fitted to the outputs. "svd" "channel" is the optimum for its rank; "separable" "depthwise_first" alternates
         least squares of both stages for `rounds`, the others fit the last stage. Energy and error choose ranks by the
-        weight alone, but for "channel". The error of the outputs is never more than without inputs.
+        weight alone, but for "channel". The error of the outputs is never more than without inputs (with "cp", whose
+        iteration ends near an optimum, hardly ever).
     damping
         As in `factorize`.
     seed
         Of "cp" and the randomized SVD.
 
     Raises TypeError for a dtype, ValueError for a shape, a value, NaN or infinity, ImportError for "cp" without
-    tensorly. Sources: M. Jaderberg et al., BMVC 2014 (spatial); X. Zhang et al., CVPR 2015 (channel); Y. Kim et al.,
-    ICLR 2016 (tucker2); V. Lebedev et al., ICLR 2015 (cp); A. Howard et al., MobileNets, 2017; F. Iandola et al.,
-    SqueezeNet, 2016.
+    tensorly.
+
+    Sources: M. Jaderberg et al., BMVC 2014 (spatial); X. Zhang et al., CVPR 2015 (channel); Y. Kim et al., ICLR 2016
+    (tucker2); V. Lebedev et al., ICLR 2015 (cp); A. Howard et al., MobileNets, 2017; F. Iandola et al., SqueezeNet,
+    2016.
     """
     w = floating("w", w)
     if w.ndim != 4 or not w.size:

@@ -87,8 +87,10 @@ def factorize(
 
     Returns a `LowRankWeight` with factors a = U sqrt(S) and b = sqrt(S) V^T (with inputs: S^-1/2 U^T w). See `savings`.
 
-    Raises TypeError for a dtype, ValueError for a shape, a value, NaN or infinity. Sources: C. Eckart, G. Young,
-    Psychometrika 1, 1936; N. Halko, P. Martinsson, J. Tropp, SIAM Review 53, 2011; X. Wang et al., SVD-LLM, ICLR 2025.
+    Raises TypeError for a dtype, ValueError for a shape, a value, NaN or infinity.
+
+    Sources: C. Eckart, G. Young, Psychometrika 1, 1936; N. Halko, P. Martinsson, J. Tropp, SIAM Review 53, 2011;
+    X. Wang et al., SVD-LLM, ICLR 2025.
     """
     w = floating("w", w)
     if w.ndim != 2 or not w.size:

@@ -8,7 +8,7 @@ from typing import Any, Literal, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from ._arguments import floating, pair
+from ._arguments import floating, pair, whole
 
 __all__ = ["InputStatistics", "statistics", "unfold"]
 
@@ -33,6 +33,7 @@ class InputStatistics:
     """
 
     def __init__(self, k: int) -> None:
+        k = whole("k", k, 0)
         self.count = 0
         self.gram = np.zeros((k, k))
         self.sum = np.zeros(k)

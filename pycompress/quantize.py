@@ -267,8 +267,8 @@ def bias_correction(w: Array, weight: Weight | Array, inputs: Inputs) -> Floats:
     w: the float32 weight, [N, K] or [O, I, kh, kw]. weight: what is used in its place, of any kind, or an array.
     inputs: float32 [samples, K] or `InputStatistics`. It is mean((w - weight) x).
 
-    Raises TypeError for a dtype, ValueError for a shape. Source: M. Nagel et al., Data-free quantization through weight
-    equalization and bias correction, ICCV 2019.
+    Raises TypeError for a dtype, ValueError for a shape.
+    Source: M. Nagel et al., Data-free quantization through weight equalization and bias correction, ICCV 2019.
     """
     w = floating("w", w)
     approximation = weight.todense() if isinstance(weight, Weight) else floating("weight", weight)

@@ -311,5 +311,7 @@ def test_bad_statistics():
         with pytest.raises(error, match=message):
             seen.update(x)
     assert seen.count == 0
+    with pytest.raises(TypeError, match=r"k is 4\.0"):
+        pc.InputStatistics(4.0)
     with pytest.raises(ValueError, match="other has k = 5"):
         seen.merge(pc.InputStatistics(5))
