@@ -34,7 +34,21 @@ def updated(
 ) -> Floats:
     """The best of what `starts` make, each with the refit; or, where that is better, the zeros of "magnitude"."""
     hessian = seen.damped(damping)
+    hessian /= np.trace(hessian) / len(hessian)  # both about 1, so that float32 will do for much of the work
+    exponent = np.frexp(np.abs(matrix).max())[1]
+    best = _best(np.ldexp(matrix, -exponent), form, starts, seen, hessian, by_output, steps)
+    return np.asarray(np.ldexp(best, exponent))
 
+
+def _best(
+    matrix: Floats,
+    form: Pattern,
+    starts: list[Start],
+    seen: InputStatistics,
+    hessian: Hessian,
+    by_output: bool,
+    steps: int,
+) -> Floats:
     def error(candidate: Floats) -> float:
         return seen.output_error(matrix, candidate)
 
@@ -49,13 +63,13 @@ def updated(
 
 def gradual(matrix: Floats, form: Pattern, hessian: Hessian, by_output: bool, rounds: int) -> Floats:
     """More zeros round by round, each time those of the least w^2 H_kk, and some steps of the refit in between."""
-    done, curvature = matrix, np.diagonal(hessian)
+    done, curvature, rough = matrix, np.diagonal(hessian), hessian.astype(np.float32)
     for i in range(1, rounds + 1):
         scores = form.collect(np.square(done, dtype=np.float64) * curvature)
         mask = form.mask(scores, by_output, matrix.shape, 1 - (1 - i / rounds) ** 3)
         done = np.where(mask, done, np.float32(0))
         if i < rounds:
-            done = refit(matrix, mask, hessian, _ROUND_STEPS, done)
+            done = refit(matrix, mask, rough, _ROUND_STEPS, done)
     return done
 
 

@@ -38,13 +38,13 @@ def _triangular_inverse(lower: Matrix) -> Matrix:
 def refit(w: Array, mask: NDArray[np.bool_], hessian: Matrix, steps: int, start: Array) -> NDArray[np.float32]:
     """The weights where mask is True, changed so that trace(D H D^T) falls, D = result - w; zeros elsewhere.
 
-    Conjugate gradients on each row from `start`, with the diagonal of H as preconditioner: the error falls with every
-    step.
+    Conjugate gradients on each row from `start`, in H's precision, with the diagonal of H as preconditioner: the error
+    falls with every step.
     """
     if not steps or not w.size:
         return start.astype(np.float32)
-    target = w.astype(np.float64)
-    x = np.where(mask, start, 0).astype(np.float64)
+    target = w.astype(hessian.dtype)
+    x = np.where(mask, start, 0).astype(hessian.dtype)
     diagonal = np.diagonal(hessian)
     residual = np.where(mask, (target - x) @ hessian, 0)
     z = residual / diagonal

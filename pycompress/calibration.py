@@ -216,6 +216,8 @@ class _Histogram:
         self._place(exponent, math.floor(math.ldexp(low, -exponent)))
 
     def _place(self, exponent: int, first: int) -> None:
+        if (exponent, first) == (self._exponent, self._first):
+            return
         full = np.flatnonzero(self._counts)
         at = ((full + self._first) >> min(exponent - self._exponent, 63)) - first
         moved = np.zeros(self._bins, np.int64)

@@ -99,10 +99,10 @@ def prune(
     method
         "magnitude": |w|. "wanda": |w| times the norm of its input. Blocks and channels have the L2 norm of these.
         "sparsegpt": one sweep over the columns, zeros by w^2 / [H^-1]_kk, H the mean of x x^T of the calibration
-        inputs, and what stays is changed to make up for what goes. "gradual": the best, and the longest: more zeros
-        round by round, by w^2 H_kk, and what stays is fitted again in between; or "sparsegpt", where that is better on
-        `inputs`. For inputs (axis 1) both are the same: the least increase of the error, in 16 rounds, and an exact
-        fit.
+        inputs, and what stays is changed to make up for what goes. "gradual": the best, in two to three times the time:
+        more zeros round by round, by w^2 H_kk, and what stays is fitted again in between; or "sparsegpt", where that is
+        better on `inputs`. For inputs (axis 1) both are the same: the least increase of the error, in 16 rounds, and an
+        exact fit.
     scores
         Scores to use with "magnitude" in place of |w|: floating, of w's shape, or one for each block or channel; those
         of a block or channel are summed. Infinity keeps for as long as possible.

@@ -228,6 +228,7 @@ def _gptq(
     """Round column after column, the inputs of the largest norm first; the error of each goes into those to come."""
     n, k = matrix.shape
     hessian = seen.damped(damping)
+    hessian /= np.trace(hessian) / max(k, 1)  # about 1, so that float32 will do below
     order = np.argsort(-np.diagonal(hessian), kind="stable")
     factor = inverse_factor(hessian[np.ix_(order, order)])
     diagonal, rows = np.diagonal(factor).astype(np.float32), factor.astype(np.float32)

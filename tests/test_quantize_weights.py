@@ -171,6 +171,13 @@ def test_gptq_is_the_definition(rng):
     same_bits(got.scale[:, 0], scale)
 
 
+@pytest.mark.parametrize(("of_w", "of_x"), [(2.0**100, 2.0**-80), (2.0**-100, 2.0**80)])
+def test_gptq_of_very_large_and_small_numbers(rng, of_w, of_x):
+    w, x = weight(rng, 6, 20), correlated(rng, 100, 20)
+    got = integers(w * f32(of_w), 4, rounding="gptq", inputs=x * f32(of_x))
+    same_bits(got.q, integers(w, 4, rounding="gptq", inputs=x).q)
+
+
 def test_gptq_windows_change_nothing_but_the_time(rng, monkeypatch):
     w, x = weight(rng, 6, 60), correlated(rng, 300, 60)
     wanted = integers(w, 4, rounding="gptq", inputs=x)
