@@ -21,7 +21,7 @@ from . import weights
 from ._arguments import floating, interval, whole
 from ._hessian import inverse_factor
 from .inputs import InputStatistics, statistics
-from .weights import Int8Weight, Weight
+from .weights import Float16Weight, Int8Weight, Weight
 
 __all__ = ["Integers", "Smoothed", "bias_correction", "integers", "quantize", "smooth"]
 
@@ -105,8 +105,7 @@ def quantize(
     if bits == 16:
         if per is not None or rounding != "nearest" or clip != "max":
             raise ValueError("per, rounding or clip is given, wanted none of them with 16 bits: float16 has no scales")
-        half: Weight = _kind("Float16Weight").from_float(floating("w", w))
-        return half
+        return Float16Weight.from_float(floating("w", w))
     per = per or ("channel" if bits == 8 else "group")
     if bits == 8 and per == "group":
         raise ValueError(
@@ -123,7 +122,7 @@ def quantize(
     )
     if bits == 8:
         return Int8Weight(done.q, np.ascontiguousarray(done.scale[:, 0]))
-    four: Weight = _kind("Int4Weight")(done.q, done.scale)
+    four: Weight = weights.Int4Weight(done.q, done.scale)  # type: ignore[attr-defined]  # until that family is here
     return four
 
 
@@ -253,10 +252,6 @@ def _row_errors(matrix: Floats, approximation: Floats, seen: InputStatistics) ->
     """Squared error of each output, summed over the samples."""
     difference = approximation.astype(np.float64) - matrix
     return np.asarray(np.einsum("nk,nk->n", difference @ seen.gram, difference))
-
-
-def _kind(name: str) -> Any:
-    return getattr(weights, name)
 
 
 # ---- the mean of the outputs

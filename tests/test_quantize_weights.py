@@ -79,7 +79,6 @@ def test_4_bits_is_from_float(rng, k):
     same_bits(pc.quantize(w, 4, **options).todense(), integers(w, 4, per="group", **options).todense())
 
 
-@pytest.mark.skipif(not hasattr(pc, "Float16Weight"), reason="float16 is not in this build")
 def test_16_bits_is_from_float(rng):
     w = weight(rng)
     same_bits(pc.quantize(w, 16).todense(), w.astype(np.float16).astype(f32))
