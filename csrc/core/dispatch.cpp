@@ -65,6 +65,7 @@ struct Table {
       inherit(&added.kernels.quant, best.quant);
       inherit(&added.kernels.activation, best.activation);
       inherit(&added.kernels.gemm_s8, best.gemm_s8);
+      inherit(&added.kernels.gemm_s4, best.gemm_s4);
       inherit(&added.kernels.gemm_f32, best.gemm_f32);
       inherit(&added.kernels.gemm_f16, best.gemm_f16);
       inherit(&added.kernels.gemm_f32_few, best.gemm_f32_few);

@@ -9,6 +9,7 @@ namespace pc {
 struct QuantKernel;
 struct ActivationKernel;
 struct GemmS8Kernel;
+struct GemmS4Kernel;
 struct GemmF32Kernel;
 struct GemmF32FewKernel;
 struct PoolKernel;
@@ -20,6 +21,7 @@ struct Kernels {
   const ActivationKernel* activation;
   const GemmS8Kernel* gemm_s8;
   const GemmS8Kernel* gemm_s8_split;  // for weights that it allows, where it is better; not inherited, and else nullptr
+  const GemmS4Kernel* gemm_s4;
   const GemmF32Kernel* gemm_f32;
   const GemmF32Kernel* gemm_f16;
   const GemmF32FewKernel* gemm_f32_few;

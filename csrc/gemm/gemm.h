@@ -59,6 +59,42 @@ struct GemmS8Kernel {
   void (*rest)(const S8Rest& rest);
 };
 
+// int4: a chunk is 32 values of k, a group of k one or more chunks with one scale for each output.
+constexpr int64_t kS4Chunk = 32;
+
+// Rows of x are uint8, padded to whole chunks with zeros.
+struct S4Tile {
+  const uint8_t* x;
+  ptrdiff_t ldx;
+  const char* w;                 // one panel: as it is packed, for `few`; as `expand` made it, for `tile`
+  int64_t chunks, group_chunks;  // of k; of a group, the last of which may be shorter
+  const int32_t* x_zero_point;   // [rows]
+  const int32_t* x_sum;          // [rows][ld_sum] by prepare_few; `few` only
+  ptrdiff_t ld_sum;
+  const float* x_scale;  // [rows]
+  const float* bias;     // [nr] or nullptr
+  float low, high;
+  float* y;
+  ptrdiff_t ldy;  // elements
+  int columns;
+};
+
+typedef void (*S4TileFunction)(const S4Tile&);
+
+constexpr int kMaxS4Few = 4;
+
+struct GemmS4Kernel {
+  const char* name;
+  int mr, nr;
+  int few_rows;                   // up to so many rows read the panel as it is packed
+  S4TileFunction few[kMaxS4Few];  // by rows - 1
+  S4TileFunction tile[kMaxMr];    // by rows - 1, over a panel that was expanded
+  // A packed panel as int8, with the sums of each group: expanded_bytes(...) of s4_packed.h.
+  void (*expand)(const char* panel, int64_t chunks, int64_t group_chunks, char* out);
+  // A row for `few`: the values as it wants them, in place, and x_sum.
+  void (*prepare_few)(uint8_t* x, int64_t chunks, int64_t group_chunks, int32_t* x_sum);
+};
+
 struct F32Tile {
   const float* x;  // rows, ldx elements apart
   ptrdiff_t ldx;

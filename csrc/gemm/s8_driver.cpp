@@ -9,15 +9,14 @@
 
 #include "core/partition.h"
 #include "gemm/last_step.h"
+#include "gemm/quantized.h"
 #include "gemm/s8_packed.h"
-#include "quant/quant.h"
 
 namespace pc {
 namespace {
 
 constexpr size_t kRowsBytes = 192 * 1024;  // of packed rows in a block: they share L2 with a panel of w
 constexpr int kMaxTilesInBlock = 24;
-constexpr int64_t kRowsAtOnce = 16;    // quantized together: their ranges become scales in one vector, and they are still in the cache
 constexpr int64_t kFewRowsOfRest = 8;  // fewer are not transposed for the rest of a split weight
 
 // A part's own workspace: rows of x as the kernel wants them, what goes with each row, and one float32 tile.
@@ -48,16 +47,6 @@ Workspace workspace_of(int64_t m, const S8Packed& weight) {
   return w;
 }
 
-struct Bounds {
-  int32_t low, high;
-};
-
-Bounds bounds_of(pc_type type) { return type == PC_U8 ? Bounds{0, 255} : Bounds{-128, 127}; }
-
-size_t size_of(pc_type type) { return type == PC_F32 || type == PC_S32 ? 4 : 1; }
-
-bool positive(float x) { return x > 0 && std::isfinite(x); }
-
 // A descriptor with its defaults filled in and its last step worked out.
 struct Call {
   pc_gemm_s8_desc d;
@@ -78,26 +67,15 @@ int32_t quantized_bound(float value, float scale, int32_t zero_point, Bounds bou
 }
 
 pc_status check_types(const pc_gemm_s8_desc& d) {
-  PC_CHECK(d.x_type == PC_F32 || d.x_type == PC_U8 || d.x_type == PC_S8, PC_ERROR_TYPE, "x_type is %d, wanted PC_F32, PC_U8 or PC_S8", d.x_type);
+  PC_TRY(check_x_type(d));
   PC_CHECK(d.y_type >= PC_F32 && d.y_type <= PC_S32, PC_ERROR_TYPE, "y_type is %d, wanted PC_F32, PC_U8, PC_S8 or PC_S32", d.y_type);
   if (d.y_type == PC_S32) {
     PC_CHECK(d.x_type != PC_F32, PC_ERROR_TYPE, "y_type is PC_S32, wanted x_type PC_U8 or PC_S8, not PC_F32");
     PC_CHECK(!d.bias && d.activation == PC_ACTIVATION_NONE, PC_ERROR_VALUE, "y_type is PC_S32, which takes neither bias nor activation");
-  } else {
-    PC_CHECK(!d.x_zero_points, PC_ERROR_VALUE, "x_zero_points are taken with y_type PC_S32 only");
-    const bool per_row = d.x_type == PC_F32 && d.x_scale == 0.0f;
-    PC_CHECK(positive(d.x_scale) || per_row, PC_ERROR_VALUE, "x_scale is %g, wanted positive and finite", static_cast<double>(d.x_scale));
-    if (d.y_type != PC_F32) {
-      PC_CHECK(!per_row, PC_ERROR_VALUE, "x_scale is 0 (per row), which goes with y_type PC_F32 only");
-      PC_CHECK(positive(d.y_scale), PC_ERROR_VALUE, "y_scale is %g, wanted positive and finite", static_cast<double>(d.y_scale));
-      const Bounds y = bounds_of(d.y_type);
-      PC_CHECK(d.y_zero_point >= y.low && d.y_zero_point <= y.high, PC_ERROR_VALUE, "y_zero_point is %d, wanted %d to %d", d.y_zero_point, y.low,
-               y.high);
-    }
+    return PC_OK;
   }
-  const Bounds x = bounds_of(d.x_type == PC_S8 ? PC_S8 : PC_U8);
-  PC_CHECK(d.x_zero_point >= x.low && d.x_zero_point <= x.high, PC_ERROR_VALUE, "x_zero_point is %d, wanted %d to %d", d.x_zero_point, x.low, x.high);
-  return PC_OK;
+  PC_CHECK(!d.x_zero_points, PC_ERROR_VALUE, "x_zero_points are taken with y_type PC_S32 only");
+  return check_qparams(d);
 }
 
 pc_status check_desc(const pc_gemm_s8_desc* desc, const void* packed, size_t bytes, Call* call) {
@@ -107,41 +85,15 @@ pc_status check_desc(const pc_gemm_s8_desc* desc, const void* packed, size_t byt
   pc_gemm_s8_desc& d = call->d;
   d = *desc;
   const S8Header& h = *call->w.header;
-  PC_CHECK(d.m >= 0 && d.n == h.n && d.k == h.k, PC_ERROR_SHAPE, "m, n, k are %lld, %lld, %lld, wanted m >= 0 and the weight's n and k, %lld, %lld",
-           ll(d.m), ll(d.n), ll(d.k), ll(h.n), ll(h.k));
-  if (d.ldx == 0) d.ldx = d.k;
-  if (d.ldy == 0) d.ldy = d.n;
-  PC_CHECK(d.ldx >= d.k && d.ldy >= d.n, PC_ERROR_SHAPE, "ldx and ldy are %lld and %lld, wanted at least k = %lld and n = %lld", ll(d.ldx), ll(d.ldy),
-           ll(d.k), ll(d.n));
+  PC_TRY(check_shape(&d, h.n, h.k));
   PC_TRY(s8_check_k(d.k, h.w_unsigned || d.w_zero_points));
   PC_TRY(check_types(d));
   return clamp_of(d, &call->low, &call->high);
 }
 
-pc_status check_operands(Call* call, size_t bytes, const void* workspace, size_t workspace_bytes, size_t needed) {
-  const pc_gemm_s8_desc& d = call->d;
-  size_t x_bytes, y_bytes;
-  PC_CHECK(span_bytes(d.m, d.k, d.ldx, size_of(d.x_type), &x_bytes) && span_bytes(d.m, d.n, d.ldy, size_of(d.y_type), &y_bytes), PC_ERROR_OVERFLOW,
-           "x [%lld, %lld] or y [%lld, %lld] is larger than memory", ll(d.m), ll(d.k), ll(d.m), ll(d.n));
-  PC_CHECK((call->x || !x_bytes) && (call->y || !y_bytes), PC_ERROR_NULL, "%s is NULL", call->x || !x_bytes ? "y" : "x");
-  PC_CHECK(is_aligned(call->x, size_of(d.x_type)) && is_aligned(call->y, size_of(d.y_type)), PC_ERROR_ALIGNMENT,
-           "x or y is not aligned to its element type");
-  PC_CHECK(!overlap(call->y, y_bytes, call->x, x_bytes), PC_ERROR_OVERLAP, "y overlaps x");
-  PC_CHECK(!overlap(call->y, y_bytes, call->w.header, bytes), PC_ERROR_OVERLAP, "y overlaps packed");
-  PC_CHECK(!d.bias || !overlap(call->y, y_bytes, d.bias, static_cast<size_t>(d.n) * 4), PC_ERROR_OVERLAP, "y overlaps bias");
-  PC_CHECK(workspace, PC_ERROR_NULL, "workspace is NULL");
-  PC_CHECK(is_aligned(workspace, kAlignment), PC_ERROR_ALIGNMENT, "workspace is not aligned to %d bytes", PC_ALIGNMENT);
-  PC_CHECK(workspace_bytes >= needed, PC_ERROR_BUFFER, "workspace has %zu bytes, wanted %zu", workspace_bytes, needed);
-  return PC_OK;
-}
-
 pc_status prepare_last_step(Call* call) {
   const pc_gemm_s8_desc& d = call->d;
-  if (d.x_type == PC_F32 && d.x_scale != 0.0f) {
-    call->inverse_x_scale = 1.0f / d.x_scale;
-    PC_CHECK(std::isfinite(call->inverse_x_scale), PC_ERROR_VALUE, "x_scale is %g, too small for its inverse to be finite",
-             static_cast<double>(d.x_scale));
-  }
+  PC_TRY(inverse_of_x_scale(d, &call->inverse_x_scale));
   if (d.y_type == PC_U8 || d.y_type == PC_S8) {
     call->q = bounds_of(d.y_type);
     if (d.activation == PC_ACTIVATION_CLAMP)
@@ -267,39 +219,10 @@ class Part {
   }
 
   pc_status quantize_rows(int64_t m, int64_t r, int count) {
-    const float* x = reinterpret_cast<const float*>(call_.x) + m * d_.ldx;
-    const bool dynamic = d_.x_scale == 0.0f;
-    float low[kRowsAtOnce], high[kRowsAtOnce], inverse[kRowsAtOnce];
-    if (dynamic) {
-      for (int i = 0; i < count; ++i)
-        PC_CHECK(quant_.range(x + i * d_.ldx, d_.k, &low[i], &high[i]), PC_ERROR_NONFINITE,
-                 "x holds NaN or infinity in row %lld and can't be quantized", ll(m + i));
-      if (!quant_.row_qparams(low, high, count, x_scale_ + r, x_zero_point_ + r, inverse)) return too_wide(m, low, high);
-    }
-    for (int i = 0; i < count; ++i) {
-      if (!dynamic) {
-        x_scale_[r + i] = d_.x_scale;
-        x_zero_point_[r + i] = d_.x_zero_point;
-        inverse[i] = call_.inverse_x_scale;
-      }
-      char* y = row(r + i);
-      const int32_t zero_point = x_zero_point_[r + i];
-      const bool ok = kernel_.group == 4
-                          ? quant_.quantize_row(x + i * d_.ldx, d_.k, inverse[i], zero_point, dynamic, reinterpret_cast<uint8_t*>(y))
-                          : quant_.quantize_row_centered(x + i * d_.ldx, d_.k, inverse[i], zero_point, dynamic, reinterpret_cast<int16_t*>(y));
-      PC_CHECK(ok, PC_ERROR_NONFINITE, "x holds NaN in row %lld and can't be quantized", ll(m + i));
-      std::memset(y + d_.k * kernel_.value_size, 0, static_cast<size_t>((padded_k() - d_.k) * kernel_.value_size));
-      if (call_.w.header->w_unsigned || d_.w_zero_points) sum_packed_row(y, r + i);
-    }
+    const FloatRows x{reinterpret_cast<const float*>(call_.x), d_.ldx, d_.k, d_.x_scale, call_.inverse_x_scale, d_.x_zero_point, kernel_.group == 2};
+    PC_TRY(x.quantize(quant_, m, count, row(r), layout_.row_bytes, padded_k(), x_scale_ + r, x_zero_point_ + r));
+    for (int i = 0; (call_.w.header->w_unsigned || d_.w_zero_points) && i < count; ++i) sum_packed_row(row(r + i), r + i);
     return PC_OK;
-  }
-
-  // One of the rows from m on has a range whose width is not finite.
-  static pc_status too_wide(int64_t m, const float* low, const float* high) {
-    int i = 0;
-    while (std::isfinite(high[i] - low[i])) ++i;
-    return fail(PC_ERROR_NONFINITE, "x goes from %g to %g in row %lld: the width of that range is not finite", static_cast<double>(low[i]),
-                static_cast<double>(high[i]), ll(m + i));
   }
 
   // Sums of x - zero point over k.
@@ -415,7 +338,7 @@ pc_status pc_gemm_s8_run(const pc_gemm_s8_desc* desc, const void* packed, size_t
   call.y = static_cast<char*>(y);
   const GemmS8Kernel& kernel = *call.w.kernel;
   const Workspace layout = workspace_of(call.d.m, call.w);
-  PC_TRY(check_operands(&call, bytes, workspace, workspace_bytes, static_cast<size_t>(nth) * layout.bytes));
+  PC_TRY(check_operands(call.d, call.x, call.y, packed, bytes, workspace, workspace_bytes, static_cast<size_t>(nth) * layout.bytes));
   PC_TRY(prepare_last_step(&call));
   set_last_kernel(kernel.name);
   return Part(call, layout, static_cast<char*>(workspace) + static_cast<size_t>(ith) * layout.bytes)

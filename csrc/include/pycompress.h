@@ -177,6 +177,42 @@ PC_API pc_status pc_gemm_s8_workspace_size(const pc_gemm_s8_desc* desc, const vo
 PC_API pc_status pc_gemm_s8_run(const pc_gemm_s8_desc* desc, const void* packed, size_t bytes, const void* x, void* y, void* workspace,
                                 size_t workspace_bytes, int32_t ith, int32_t nth);
 
+/* ---- gemm_s4: the same by a weight of 4 bits, with a scale for each output and group of k -------------------------- */
+
+/* y = activation(x_scale[m] * sum over groups g of scale[n, g] * (sum over k in g of (x - zero point) * w) + bias[n]): integers within a group,
+ * float32 over the groups, in order; with a quantized y then as pc_quantize_linear_run. */
+typedef struct pc_gemm_s4_desc {
+  size_t size;
+  int64_t m, n, k;
+  int64_t ldx, ldy; /* elements from row to row; 0: k and n */
+  pc_type x_type;   /* PC_F32 (quantized on the fly), PC_U8 or PC_S8 */
+  pc_type y_type;   /* PC_F32, PC_U8 or PC_S8 */
+  float x_scale;    /* of all of x. With PC_F32: 0 means per row, from the data */
+  int32_t x_zero_point;
+  float y_scale; /* PC_U8 and PC_S8 */
+  int32_t y_zero_point;
+  const float* bias; /* [n] or NULL */
+  pc_activation activation;
+  float low, high; /* of PC_ACTIVATION_CLAMP */
+} pc_gemm_s4_desc;
+
+/* Bytes of the packed form of a weight [n, k], for the active instruction set. group_size is a multiple of 32, or 0 (or at least k) for one group of
+ * all k; the last group may be shorter. k is at most 2^19, so that no sum can leave int32, else PC_ERROR_OVERFLOW. */
+PC_API pc_status pc_gemm_s4_pack_size(int64_t n, int64_t k, int64_t group_size, size_t* bytes);
+/* w [n, (k + 1) / 2]: two values to a byte, in two's complement, -8 to 7, the one of lower k in the low half (as ONNX INT4, but each row begins with
+ * a byte of its own); ldn bytes from row to row, 0 for no gap. scale [n, groups], positive and finite. Every byte of packed[bytes] is written, so
+ * that it can be stored and mapped again on a CPU of the same kind. */
+PC_API pc_status pc_gemm_s4_pack(const uint8_t* w, int64_t n, int64_t k, int64_t ldn, int64_t group_size, const float* scale, void* packed,
+                                 size_t bytes);
+/* What a packed weight is: checks its header. group_size is rounded up to whole chunks of 32. n, k, group_size and kernel ("gemm_s4/avx2", static
+ * memory) may be NULL. */
+PC_API pc_status pc_gemm_s4_packed_info(const void* packed, size_t bytes, int64_t* n, int64_t* k, int64_t* group_size, const char** kernel);
+/* Bytes of workspace for all nth parts together. */
+PC_API pc_status pc_gemm_s4_workspace_size(const pc_gemm_s4_desc* desc, const void* packed, size_t bytes, int32_t nth, size_t* workspace_bytes);
+/* NaN (and infinity, where a row's range is taken) in float32 x, and a NaN that is to be quantized: PC_ERROR_NONFINITE. */
+PC_API pc_status pc_gemm_s4_run(const pc_gemm_s4_desc* desc, const void* packed, size_t bytes, const void* x, void* y, void* workspace,
+                                size_t workspace_bytes, int32_t ith, int32_t nth);
+
 /* ---- gemm_f32: the same in float32 ------------------------------------------------------------------------------- */
 
 typedef struct pc_gemm_f32_desc {

@@ -145,6 +145,16 @@ PC_INLINE vi vi_dot4(vi c, vi a, vi b) { return _mm256_dpbusd_epi32(c, a, b); }
 PC_INLINE vi vi_dot4(vi c, vi a, vi b) { return _mm256_dpbusd_avx_epi32(c, a, b); }
 #endif
 
+PC_INLINE vi vi_low_nibbles(vi x) { return _mm256_and_si256(x, _mm256_set1_epi8(15)); }
+PC_INLINE vi vi_high_nibbles(vi x) { return _mm256_and_si256(_mm256_srli_epi16(x, 4), _mm256_set1_epi8(15)); }
+PC_INLINE vi vi_set1_8(int8_t x) { return _mm256_set1_epi8(x); }
+PC_INLINE vi vi_add_8(vi a, vi b) { return _mm256_add_epi8(a, b); }
+PC_INLINE vi vi_sub_8(vi a, vi b) { return _mm256_sub_epi8(a, b); }
+PC_INLINE vi vi_madd_16(vi a, vi b) { return _mm256_madd_epi16(a, b); }
+PC_INLINE vi vi_parts(vi x) {
+  return _mm256_or_si256(_mm256_and_si256(x, _mm256_set1_epi32(127)), _mm256_slli_epi32(_mm256_srai_epi32(x, 7), 16));
+}
+
 PC_INLINE void vf_transpose(vf (&r)[8]) {
   __m256 s[8];
   PC_UNROLL for (int i = 0; i < 8; i += 2) {

@@ -162,6 +162,16 @@ PC_INLINE vi vi_broadcast_quad(const uint8_t* p) {
 }
 PC_INLINE vi vi_dot4(vi c, vi a, vi b) { return _mm512_dpbusd_epi32(c, a, b); }
 
+PC_INLINE vi vi_low_nibbles(vi x) { return _mm512_and_si512(x, _mm512_set1_epi8(15)); }
+PC_INLINE vi vi_high_nibbles(vi x) { return _mm512_and_si512(_mm512_srli_epi16(x, 4), _mm512_set1_epi8(15)); }
+PC_INLINE vi vi_set1_8(int8_t x) { return _mm512_set1_epi8(x); }
+PC_INLINE vi vi_add_8(vi a, vi b) { return _mm512_add_epi8(a, b); }
+PC_INLINE vi vi_sub_8(vi a, vi b) { return _mm512_sub_epi8(a, b); }
+PC_INLINE vi vi_madd_16(vi a, vi b) { return _mm512_madd_epi16(a, b); }
+PC_INLINE vi vi_parts(vi x) {
+  return _mm512_or_si512(_mm512_and_si512(x, _mm512_set1_epi32(127)), _mm512_slli_epi32(_mm512_srai_epi32(x, 7), 16));
+}
+
 PC_INLINE void vf_transpose(vf (&r)[16]) {
   __m512 s[16];
   PC_UNROLL for (int i = 0; i < 16; i += 2) {

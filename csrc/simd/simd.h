@@ -16,6 +16,9 @@
 //   vf_load_half(p)           VL float16 as float32, exact
 //   pin(x)                    x stays in a register here, and work is not moved across: GCC otherwise spills accumulators
 //   vi_dot4(c, a, b)          c += sum of 4 products uint8 x int8 per lane; exact with VNNI, without it where neighbours stay within int16
+//   vi_low_nibbles(x), vi_high_nibbles(x)   the halves of each byte, 0 to 15
+//   vi_madd_16(a, b)          sum of 2 products int16 x int16 per lane
+//   vi_parts(x)               x & 127 and x >> 7 as the two int16 of a lane; with z and 128 * z, vi_madd_16 gives x * z where z fits int16 / 128
 //
 // Kernel files include no standard header with inline functions: the linker could take the copy compiled here, with raised
 // flags, for the whole program. Everything is static or in PC_NS.
@@ -63,6 +66,13 @@ PC_INLINE float float_of_half(uint16_t half) {
 
 }  // namespace PC_NS
 }  // namespace pc
+
+// An array behind this pointer stays in memory: GCC otherwise makes registers of it, and spills those that a loop needs.
+#if defined(__GNUC__)
+template <class T> PC_INLINE void keep_in_memory(T*& p) { __asm__ volatile("" : "+r"(p) : : "memory"); }
+#else
+template <class T> PC_INLINE void keep_in_memory(T*&) {}
+#endif
 
 #if defined(PC_ISA_AVX512VNNI)
 #include "simd/avx512.h"

@@ -1,0 +1,126 @@
+// What the drivers of integer weights share: types and scales of x and y, the checks of operands, and rows of float32 x as integers.
+#pragma once
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+
+#include "core/memory.h"
+#include "quant/quant.h"
+
+namespace pc {
+
+struct Bounds {
+  int32_t low, high;
+};
+
+inline Bounds bounds_of(pc_type type) { return type == PC_U8 ? Bounds{0, 255} : Bounds{-128, 127}; }
+
+inline size_t size_of(pc_type type) { return type == PC_F32 || type == PC_S32 ? 4 : 1; }
+
+inline bool positive(float x) { return x > 0 && std::isfinite(x); }
+
+template <class Desc> pc_status check_x_type(const Desc& d) {
+  PC_CHECK(d.x_type == PC_F32 || d.x_type == PC_U8 || d.x_type == PC_S8, PC_ERROR_TYPE, "x_type is %d, wanted PC_F32, PC_U8 or PC_S8", d.x_type);
+  const Bounds x = bounds_of(d.x_type == PC_S8 ? PC_S8 : PC_U8);
+  PC_CHECK(d.x_zero_point >= x.low && d.x_zero_point <= x.high, PC_ERROR_VALUE, "x_zero_point is %d, wanted %d to %d", d.x_zero_point, x.low, x.high);
+  return PC_OK;
+}
+
+// Scales and zero points of a result that is float32, uint8 or int8.
+template <class Desc> pc_status check_qparams(const Desc& d) {
+  const bool per_row = d.x_type == PC_F32 && d.x_scale == 0.0f;
+  PC_CHECK(positive(d.x_scale) || per_row, PC_ERROR_VALUE, "x_scale is %g, wanted positive and finite", static_cast<double>(d.x_scale));
+  if (d.y_type == PC_F32) return PC_OK;
+  PC_CHECK(!per_row, PC_ERROR_VALUE, "x_scale is 0 (per row), which goes with y_type PC_F32 only");
+  PC_CHECK(positive(d.y_scale), PC_ERROR_VALUE, "y_scale is %g, wanted positive and finite", static_cast<double>(d.y_scale));
+  const Bounds y = bounds_of(d.y_type);
+  PC_CHECK(d.y_zero_point >= y.low && d.y_zero_point <= y.high, PC_ERROR_VALUE, "y_zero_point is %d, wanted %d to %d", d.y_zero_point, y.low, y.high);
+  return PC_OK;
+}
+
+// m, n and k against a weight's n and k; fills in the strides that are 0.
+template <class Desc> pc_status check_shape(Desc* d, int64_t n, int64_t k) {
+  PC_CHECK(d->m >= 0 && d->n == n && d->k == k, PC_ERROR_SHAPE, "m, n, k are %lld, %lld, %lld, wanted m >= 0 and the weight's n and k, %lld, %lld",
+           ll(d->m), ll(d->n), ll(d->k), ll(n), ll(k));
+  if (d->ldx == 0) d->ldx = d->k;
+  if (d->ldy == 0) d->ldy = d->n;
+  PC_CHECK(d->ldx >= d->k && d->ldy >= d->n, PC_ERROR_SHAPE, "ldx and ldy are %lld and %lld, wanted at least k = %lld and n = %lld", ll(d->ldx),
+           ll(d->ldy), ll(d->k), ll(d->n));
+  return PC_OK;
+}
+
+template <class Desc>
+pc_status check_operands(const Desc& d, const void* x, const void* y, const void* packed, size_t bytes, const void* workspace, size_t workspace_bytes,
+                         size_t needed) {
+  size_t x_bytes, y_bytes;
+  PC_CHECK(span_bytes(d.m, d.k, d.ldx, size_of(d.x_type), &x_bytes) && span_bytes(d.m, d.n, d.ldy, size_of(d.y_type), &y_bytes), PC_ERROR_OVERFLOW,
+           "x [%lld, %lld] or y [%lld, %lld] is larger than memory", ll(d.m), ll(d.k), ll(d.m), ll(d.n));
+  PC_CHECK((x || !x_bytes) && (y || !y_bytes), PC_ERROR_NULL, "%s is NULL", x || !x_bytes ? "y" : "x");
+  PC_CHECK(is_aligned(x, size_of(d.x_type)) && is_aligned(y, size_of(d.y_type)), PC_ERROR_ALIGNMENT, "x or y is not aligned to its element type");
+  PC_CHECK(!overlap(y, y_bytes, x, x_bytes), PC_ERROR_OVERLAP, "y overlaps x");
+  PC_CHECK(!overlap(y, y_bytes, packed, bytes), PC_ERROR_OVERLAP, "y overlaps packed");
+  PC_CHECK(!d.bias || !overlap(y, y_bytes, d.bias, static_cast<size_t>(d.n) * 4), PC_ERROR_OVERLAP, "y overlaps bias");
+  PC_CHECK(workspace, PC_ERROR_NULL, "workspace is NULL");
+  PC_CHECK(is_aligned(workspace, kAlignment), PC_ERROR_ALIGNMENT, "workspace is not aligned to %d bytes", PC_ALIGNMENT);
+  PC_CHECK(workspace_bytes >= needed, PC_ERROR_BUFFER, "workspace has %zu bytes, wanted %zu", workspace_bytes, needed);
+  return PC_OK;
+}
+
+// 1 / x_scale of float32 x with a given scale, else 0.
+template <class Desc> pc_status inverse_of_x_scale(const Desc& d, float* inverse) {
+  *inverse = 0;
+  if (d.x_type != PC_F32 || d.x_scale == 0.0f) return PC_OK;
+  *inverse = 1.0f / d.x_scale;
+  PC_CHECK(std::isfinite(*inverse), PC_ERROR_VALUE, "x_scale is %g, too small for its inverse to be finite", static_cast<double>(d.x_scale));
+  return PC_OK;
+}
+
+constexpr int64_t kRowsAtOnce = 16;  // quantized together: their ranges become scales in one vector, and they are still in the cache
+
+// float32 x that is quantized on the way.
+struct FloatRows {
+  const float* x;
+  int64_t ldx, k;
+  float scale, inverse_scale;  // given; or scale 0: of each row by its range
+  int32_t zero_point;
+  bool centered;  // to int16 less the zero point, else to uint8
+
+  // Rows [m, m + count) of x, at most kRowsAtOnce, to y, row_bytes apart and padded to k_padded values with zeros; and what goes with each row.
+  pc_status quantize(const QuantKernel& quant, int64_t m, int count, char* y, size_t row_bytes, int64_t k_padded, float* scales,
+                     int32_t* zero_points) const {
+    const float* from = x + m * ldx;
+    const bool dynamic = scale == 0.0f;
+    float low[kRowsAtOnce], high[kRowsAtOnce], inverse[kRowsAtOnce];
+    if (dynamic) {
+      for (int i = 0; i < count; ++i)
+        PC_CHECK(quant.range(from + i * ldx, k, &low[i], &high[i]), PC_ERROR_NONFINITE, "x holds NaN or infinity in row %lld and can't be quantized",
+                 ll(m + i));
+      if (!quant.row_qparams(low, high, count, scales, zero_points, inverse)) return too_wide(m, low, high);
+    }
+    const int64_t value_size = centered ? 2 : 1;
+    for (int i = 0; i < count; ++i, y += row_bytes) {
+      if (!dynamic) {
+        scales[i] = scale;
+        zero_points[i] = zero_point;
+        inverse[i] = inverse_scale;
+      }
+      const bool ok = centered ? quant.quantize_row_centered(from + i * ldx, k, inverse[i], zero_points[i], dynamic, reinterpret_cast<int16_t*>(y))
+                               : quant.quantize_row(from + i * ldx, k, inverse[i], zero_points[i], dynamic, reinterpret_cast<uint8_t*>(y));
+      PC_CHECK(ok, PC_ERROR_NONFINITE, "x holds NaN in row %lld and can't be quantized", ll(m + i));
+      std::memset(y + k * value_size, 0, static_cast<size_t>((k_padded - k) * value_size));
+    }
+    return PC_OK;
+  }
+
+ private:
+  // One of the rows from m on has a range whose width is not finite.
+  static pc_status too_wide(int64_t m, const float* low, const float* high) {
+    int i = 0;
+    while (std::isfinite(high[i] - low[i])) ++i;
+    return fail(PC_ERROR_NONFINITE, "x goes from %g to %g in row %lld: the width of that range is not finite", static_cast<double>(low[i]),
+                static_cast<double>(high[i]), ll(m + i));
+  }
+};
+
+}  // namespace pc
