@@ -33,41 +33,50 @@ template <int R> PC_INLINE void multiply(const uint8_t* x, ptrdiff_t ldx, const 
 
 template <int R> void tile(const S4Tile& t) {
   alignas(64) float totals[R * NR];
-  float* total = totals;  // [R][NR]
-  keep_in_memory(total);
-  int32_t zero_point[R];
+  int32_t zero_points[R];
   PC_UNROLL for (int r = 0; r < R; ++r) {
-    zero_point[r] = zero_point_parts(t.x_zero_point[r]);
-    PC_UNROLL for (int v = 0; v < NV; ++v) vf_store(total + r * NR + v * VL, vf_zero());
+    zero_points[r] = zero_point_parts(t.x_zero_point[r]);
+    PC_UNROLL for (int v = 0; v < NV; ++v) vf_store(totals + r * NR + v * VL, vf_zero());
   }
+  float* total = totals;  // [R][NR]
+  const int32_t* zero_point = zero_points;
+  // One pointer for every 4 rows: the other 3 are reached by ldx, 2 * ldx (a scaled index) and 3 * ldx.
   const ptrdiff_t ld1 = t.ldx, ld3 = 3 * t.ldx;
   const uint8_t* x0 = t.x;
   const uint8_t* x4 = R > 4 ? x0 + 4 * ld1 : x0;
   const uint8_t* x8 = R > 8 ? x0 + 8 * ld1 : x0;
   const char* w = t.w;
   for (int64_t left = t.chunks; left > 0; left -= t.group_chunks) {
+    keep_in_memory(total);
+    keep_in_memory(zero_point);
     const float* scale = (const float*)w;
     vi acc[R][NV];
     PC_UNROLL for (int r = 0; r < R; ++r)
-      PC_UNROLL for (int v = 0; v < NV; ++v) acc[r][v] = vi_madd_16(vi_set1(zero_point[r]), load(w + NR * 4 + v * VL * 4));
+      PC_UNROLL for (int v = 0; v < NV; ++v) {
+        acc[r][v] = vi_madd_16(vi_set1(zero_point[r]), load(w + NR * 4 + v * VL * 4));
+        pin(acc[r][v]);
+      }
     w += NR * 8;
-    for (int64_t s = least(left, t.group_chunks) * (CHUNK / 4); s > 0; --s) {
-      vi b[NV];
-      PC_UNROLL for (int v = 0; v < NV; ++v) b[v] = load(w + v * VL * 4);
-      PC_UNROLL for (int r = 0; r < R; ++r) {
-        const uint8_t* x = r < 4 ? x0 : r < 8 ? x4 : x8;
-        const int q = r % 4;
-        const vi a = vi_broadcast_quad(q == 0 ? x : q == 1 ? x + ld1 : q == 2 ? x + 2 * ld1 : x + ld3);
-        PC_UNROLL for (int v = 0; v < NV; ++v) {
-          acc[r][v] = vi_dot4(acc[r][v], a, b[v]);
-          pin(acc[r][v]);
+    int64_t chunks = least(left, t.group_chunks);
+    do {
+      PC_UNROLL for (int s = 0; s < CHUNK / 4; ++s) {
+        vi b[NV];
+        PC_UNROLL for (int v = 0; v < NV; ++v) b[v] = load(w + (s * NV + v) * VL * 4);
+        PC_UNROLL for (int r = 0; r < R; ++r) {
+          const uint8_t* x = (r < 4 ? x0 : r < 8 ? x4 : x8) + 4 * s;
+          const int q = r % 4;
+          const vi a = vi_broadcast_quad(q == 0 ? x : q == 1 ? x + ld1 : q == 2 ? x + 2 * ld1 : x + ld3);
+          PC_UNROLL for (int v = 0; v < NV; ++v) {
+            acc[r][v] = vi_dot4(acc[r][v], a, b[v]);
+            pin(acc[r][v]);
+          }
         }
       }
-      w += NR * 4;
-      x0 += 4;
-      x4 += 4;
-      x8 += 4;
-    }
+      w += EXPANDED_CHUNK;
+      x0 += CHUNK;
+      x4 += CHUNK;
+      x8 += CHUNK;
+    } while (--chunks > 0);
     PC_UNROLL for (int r = 0; r < R; ++r)
       PC_UNROLL for (int v = 0; v < NV; ++v) {
         float* sum = total + r * NR + v * VL;

@@ -39,21 +39,22 @@ template <int R> PC_INLINE void multiply(const uint8_t* x, ptrdiff_t ldx, const 
 
 template <int R> void tile(const S4Tile& t) {
   alignas(64) float totals[R * NR];
-  float* total = totals;  // [R][NR]
-  keep_in_memory(total);
-  alignas(64) int32_t groups[R * NR];
-  int32_t* sums = groups;
-  keep_in_memory(sums);
-  int32_t zero_point[R];
+  alignas(64) int32_t group_sums[R * NR];
+  int32_t zero_points[R];
   PC_UNROLL for (int r = 0; r < R; ++r) {
-    zero_point[r] = zero_point_parts(t.x_zero_point[r]);
-    PC_UNROLL for (int v = 0; v < NV; ++v) vf_store(total + r * NR + v * VL, vf_zero());
+    zero_points[r] = zero_point_parts(t.x_zero_point[r]);
+    PC_UNROLL for (int v = 0; v < NV; ++v) vf_store(totals + r * NR + v * VL, vf_zero());
   }
+  float* total = totals;  // [R][NR]
+  int32_t* sums = group_sums;
+  const int32_t* zero_point = zero_points;
   const ptrdiff_t ld1 = t.ldx, ld3 = 3 * t.ldx;
   const uint8_t* x0 = t.x;
   const uint8_t* x4 = R > 4 ? x0 + 4 * ld1 : x0;
   const char* w = t.w;
   for (int64_t left = t.chunks; left > 0; left -= t.group_chunks) {
+    keep_in_memory(total);
+    keep_in_memory(zero_point);
     const char* group = w;
     PC_UNROLL for (int r = 0; r < R; ++r)
       PC_UNROLL for (int v = 0; v < NV; ++v)
