@@ -20,6 +20,7 @@ if __name__ != "pycompress.kernels":
 
 from .common import get_num_threads, set_num_threads
 from .gemm import gemm_int8, linear, linear_f32, pack_f16, pack_f32, pack_int8
+from .int4 import pack_int4
 from .lowrank import pack_lowrank
 from .pool import add, pool
 from .quant import dequantize_linear, dynamic_quantize_linear, quantize_linear, quantize_rows
@@ -34,6 +35,7 @@ __all__ = [
     "linear_f32",
     "pack_f16",
     "pack_f32",
+    "pack_int4",
     "pack_int8",
     "pack_lowrank",
     "pool",

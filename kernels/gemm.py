@@ -179,7 +179,7 @@ def gemm_int8(
     _tiles_int8(x, x_zero_point, w, w_zero_point, finish, num_threads)
 
 
-def _quantized(x: Array, x_qparams: QParams | None, num_threads: int | None) -> tuple[Array, Array, Array]:
+def quantized(x: Array, x_qparams: QParams | None, num_threads: int | None) -> tuple[Array, Array, Array]:
     """x in 8 bits, with a scale and a zero point for each row."""
     if x_qparams is None:
         q = np.empty(x.shape, np.uint8)
@@ -210,7 +210,7 @@ def _linear_int8(
         bias = np.empty(0, np.float32)
     if y_qparams is not None and not np.isfinite(bias).all():
         raise ValueError("bias has NaN or infinity, which cannot be quantized")
-    x, x_scale, x_zero_point = _quantized(x, x_qparams, num_threads)
+    x, x_scale, x_zero_point = quantized(x, x_qparams, num_threads)
 
     if y_qparams is None:
 

@@ -33,7 +33,7 @@ from .ops import linear
 from .pooling import add, average_pool2d, global_average_pool, max_pool2d
 from .prune import prune
 from .quantize import quantize
-from .weights import Float16Weight, Float32Weight, Int8Weight, LowRankWeight, QParams
+from .weights import Float16Weight, Float32Weight, Int4Weight, Int8Weight, LowRankWeight, QParams
 
 __all__ = [
     "ConvFactors",
@@ -41,6 +41,7 @@ __all__ = [
     "Float32Weight",
     "FormatError",
     "InputStatistics",
+    "Int4Weight",
     "Int8Weight",
     "LowRankWeight",
     "Observer",

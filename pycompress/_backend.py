@@ -20,6 +20,8 @@ C-contiguous arrays of the exact dtype and shape, numbers in range. `out` is wri
         w float16 [n, k], contiguous
     pack_lowrank(a, b, mid_qparams) -> handle
         a [n, r] and b [r, k] handles; mid_qparams (scale, zero_point) or None
+    pack_int4(data, scale, k, group_size) -> handle
+        data uint8 [n, (k + 1) // 2], two values to a byte; scale float32 [n, groups]; group_size 0 for one group
     gemm_int8(x, w, x_zero_point, w_zero_point, out, num_threads)
         x uint8 or int8 [m, k]; w a handle; zero points int32 [m] and [n], or None for zeros; out int32 [m, n]
     linear(x, w, bias, activation, x_qparams, y_qparams, out, num_threads, w_zero_point=None)

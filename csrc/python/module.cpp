@@ -55,6 +55,7 @@ PYBIND11_MODULE(_native, m, py::mod_gil_not_used()) {
   pc::python::bind_linear(m);  // first: it has the base class of all packed weights
   pc::python::bind_quant(m);
   pc::python::bind_gemm(m);
+  pc::python::bind_int4(m);
   pc::python::bind_lowrank(m);
   pc::python::bind_pool(m);
 

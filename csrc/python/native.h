@@ -135,6 +135,7 @@ bool plain_zero_point(PyObject* h, pc_type type, int32_t* zero_point);
 // Each file's part of the module.
 void bind_quant(py::module_& m);
 void bind_gemm(py::module_& m);
+void bind_int4(py::module_& m);
 void bind_linear(py::module_& m);
 void bind_lowrank(py::module_& m);
 void bind_pool(py::module_& m);

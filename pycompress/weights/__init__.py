@@ -2,8 +2,9 @@
 
 from .base import Weight
 from .floating import Float16Weight, Float32Weight
+from .int4 import Int4Weight
 from .int8 import Int8Weight
 from .lowrank import LowRankWeight
 from .qparams import QParams
 
-__all__ = ["Float16Weight", "Float32Weight", "Int8Weight", "LowRankWeight", "QParams", "Weight"]
+__all__ = ["Float16Weight", "Float32Weight", "Int4Weight", "Int8Weight", "LowRankWeight", "QParams", "Weight"]
