@@ -16,7 +16,9 @@ PC_INLINE vi add_16(vi a, vi b) { return _mm256_add_epi16(a, b); }
 PC_INLINE vi widen(vi words) { return vi_madd_16(words, _mm256_set1_epi16(1)); }
 
 // x less 128, so that neighbours of x * u add up to at most 128 * 15 * 2 = 3840, and 8 of these fit as well.
-PC_INLINE int32_t few_zero_point(int32_t zero_point) { return zero_point - 128; }
+PC_INLINE int32_t few_zero_point(int32_t zero_point) {
+  return zero_point - 128;
+}
 
 template <int R> PC_INLINE void multiply(const uint8_t* x, ptrdiff_t ldx, const char* w, vi (&acc)[R][NV], vi (&sum)[NV]) {
   PC_UNROLL for (int v = 0; v < NV; ++v) {

@@ -46,6 +46,26 @@ inline pc_status run_s8(const pc_gemm_s8_desc& d, Aligned& packed, const void* x
   return PC_OK;
 }
 
+inline Aligned pack_s4(const uint8_t* w, int64_t n, int64_t k, int64_t group_size, const float* scale) {
+  size_t bytes = 0;
+  CHECK_OK(pc_gemm_s4_pack_size(n, k, group_size, &bytes));
+  Aligned packed(bytes);
+  CHECK_OK(pc_gemm_s4_pack(w, n, k, 0, group_size, scale, packed.data(), bytes));
+  return packed;
+}
+
+inline pc_status run_s4(const pc_gemm_s4_desc& d, Aligned& packed, const void* x, void* y, int32_t nth = 1) {
+  size_t bytes = 0;
+  const pc_status status = pc_gemm_s4_workspace_size(&d, packed.data(), packed.bytes(), nth, &bytes);
+  if (status != PC_OK) return status;
+  Aligned workspace(bytes);
+  for (int32_t ith = nth; ith-- > 0;) {
+    const pc_status part = pc_gemm_s4_run(&d, packed.data(), packed.bytes(), x, y, workspace.data(), bytes, ith, nth);
+    if (part != PC_OK) return part;
+  }
+  return PC_OK;
+}
+
 // packed == nullptr: w is plain.
 inline pc_status run_f32(const pc_gemm_f32_desc& d, const float* w, Aligned* packed, const float* x, float* y, int32_t nth = 1) {
   size_t bytes = 0;

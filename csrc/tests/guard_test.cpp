@@ -227,6 +227,92 @@ TEST(gemm_s8) {
   });
 }
 
+TEST(gemm_s4) {
+  for_each_isa([](const std::string& isa) {
+    constexpr size_t room = size_t{1} << 18;
+    Guarded desc("desc", Access::kRead, kRoom), w("w", Access::kRead, room), w_scale("scale", Access::kRead, kRoom),
+        packing("packed to write", Access::kWrite, room), packed("packed", Access::kRead, room), x("x", Access::kRead, room),
+        y("y", Access::kWrite, room), bias("bias", Access::kRead, kRoom), bytes_out("bytes", Access::kWrite, kRoom);
+    std::unique_ptr<Guarded> workspace;
+    size_t workspace_room = 0;
+    Random random(1);
+    int count = 0;
+    for (const Shape& s : shapes())
+      for (const Place place : kPlaces) {
+        ++count;
+        const pc_type x_type = count % 3 == 0 ? PC_F32 : count % 3 == 1 ? PC_U8 : PC_S8, y_type = count % 2 ? PC_F32 : PC_U8;
+        const int64_t group_size = count % 5 < 3 ? 32 : 0, groups = group_size ? (s.k + 31) / 32 : s.k > 0, gap = count % 7 < 3 ? 0 : 3;
+        const int32_t nth = count % 11 == 0 ? 3 : 1;
+        at("%s gemm_s4 m=%d n=%d k=%d group=%d gap=%d x_type=%d y_type=%d nth=%d", isa.c_str(), static_cast<int>(s.m), static_cast<int>(s.n),
+           static_cast<int>(s.k), static_cast<int>(group_size), static_cast<int>(gap), x_type, y_type, nth);
+        const size_t n = static_cast<size_t>(s.n);
+        const int64_t ldn = (s.k + 1) / 2 + gap;
+        CHECK_OK(pc_gemm_s4_pack_size(s.n, s.k, group_size, put(bytes_out, place, size_t{0})));
+        const size_t packed_bytes = *bytes_out.own<size_t>();
+        std::vector<uint8_t> weight(span(s.n, (s.k + 1) / 2, ldn));
+        random.fill(weight.data(), weight.size());
+        CHECK_OK(pc_gemm_s4_pack(put(w, place, weight), s.n, s.k, ldn, group_size,
+                                 put(w_scale, place, std::vector<float>(n * static_cast<size_t>(groups), 0.5f)),
+                                 packing.place(place, packed_bytes, PC_ALIGNMENT), packed_bytes));
+        check_rest({&bytes_out, &packing});
+        const void* pp = put(packed, place, std::vector<char>(packing.own<char>(), packing.own<char>() + packed_bytes), PC_ALIGNMENT);
+
+        pc_gemm_s4_desc d{};
+        d.size = sizeof d;
+        d.m = s.m;
+        d.n = s.n;
+        d.k = s.k;
+        d.ldx = s.k + gap;
+        d.ldy = s.n + gap;
+        d.x_type = x_type;
+        d.y_type = y_type;
+        d.x_scale = x_type == PC_F32 && y_type == PC_F32 ? 0 : 0.5f;
+        d.y_scale = 3;
+        d.bias = put(bias, place, floats(n, random));
+        d.activation = count % 5;
+        d.high = 6;
+        const pc_gemm_s4_desc* pd = put(desc, place, d);
+        CHECK_OK(pc_gemm_s4_workspace_size(pd, pp, packed_bytes, nth, put(bytes_out, place, size_t{0})));
+        const size_t workspace_bytes = *bytes_out.own<size_t>();
+        if (workspace_bytes > workspace_room) {
+          workspace.reset();
+          workspace.reset(new Guarded("workspace", Access::kWrite, workspace_bytes));
+          workspace_room = workspace_bytes;
+        }
+        void* space = workspace->place(place, workspace_bytes, PC_ALIGNMENT);
+        const size_t x_count = span(s.m, s.k, d.ldx);
+        std::vector<uint8_t> values(x_count);
+        random.fill(values.data(), values.size());
+        const void* px = x_type == PC_F32 ? static_cast<const void*>(put(x, place, floats(x_count, random))) : put(x, place, values);
+        void* py = y.place(place, span(s.m, s.n, d.ldy) * size_of(y_type), size_of(y_type));
+        for (int32_t ith = 0; ith < nth; ++ith) CHECK_OK(pc_gemm_s4_run(pd, pp, packed_bytes, px, py, space, workspace_bytes, ith, nth));
+        check_rest({&y, workspace.get()});
+        CHECK(gaps_untouched(y.own<unsigned char>(), s.m, s.n, d.ldy, size_of(y_type)), "a gap was written");
+      }
+  });
+}
+
+void run_s4_whatever_it_is(const void* packed, size_t bytes) {
+  int64_t n = 0, k = 0;
+  if (pc_gemm_s4_packed_info(packed, bytes, &n, &k, nullptr, nullptr) != PC_OK) return;
+  for (const int64_t m : {2, 6}) {
+    pc_gemm_s4_desc d{};
+    d.size = sizeof d;
+    d.m = m;
+    d.n = n;
+    d.k = k;
+    d.x_type = PC_U8;
+    d.y_type = PC_F32;
+    d.x_scale = 1;
+    std::vector<uint8_t> x(static_cast<size_t>(m * k + 1));
+    std::vector<float> y(static_cast<size_t>(m * n + 1));
+    size_t workspace_bytes = 0;
+    CHECK_OK(pc_gemm_s4_workspace_size(&d, packed, bytes, 1, &workspace_bytes));
+    Aligned workspace(workspace_bytes);
+    CHECK_OK(pc_gemm_s4_run(&d, packed, bytes, x.data(), y.data(), workspace.data(), workspace_bytes, 0, 1));
+  }
+}
+
 TEST(gemm_f32) {
   for_each_isa([](const std::string& isa) {
     constexpr size_t room = size_t{1} << 19;
@@ -363,6 +449,16 @@ TEST(corrupt_packed_weights) {
       at("%s gemm_s8 cut to %zu bytes", isa.c_str(), bytes);
       const void* p = put(packed, Place::kEnd, std::vector<char>(good_s8.begin(), good_s8.begin() + static_cast<ptrdiff_t>(bytes)), PC_ALIGNMENT);
       CHECK_STATUS(bytes < used ? PC_ERROR_BUFFER : PC_OK, pc_gemm_s8_packed_info(p, bytes, nullptr, nullptr, nullptr));
+    }
+
+    const std::vector<float> scales(n, 0.5f);
+    Aligned s4 = pack_s4(w8.data(), n, k, 0, scales.data());
+    const std::vector<char> good_s4(s4.data(), s4.data() + s4.bytes());
+    corrupt(packed, good_s4, isa + " gemm_s4", run_s4_whatever_it_is);
+    for (size_t bytes = 0; bytes < good_s4.size(); ++bytes) {
+      at("%s gemm_s4 cut to %zu bytes", isa.c_str(), bytes);
+      const void* p = put(packed, Place::kEnd, std::vector<char>(good_s4.begin(), good_s4.begin() + static_cast<ptrdiff_t>(bytes)), PC_ALIGNMENT);
+      CHECK_STATUS(PC_ERROR_BUFFER, pc_gemm_s4_packed_info(p, bytes, nullptr, nullptr, nullptr, nullptr));
     }
 
     Aligned f32 = pack_f32(wf.data(), n, k, k, 1), f16 = pack_f16(w16.data(), n, k, k, 1);
