@@ -52,7 +52,9 @@ __all__ = [
     "dynamic_quantize_linear",
     "gemm_int8",
     "linear_f32",
+    "linear_int4",
     "linear_int8",
+    "pack_int4",
     "pack_int8",
     "packed_shape",
     "quantize_linear",
@@ -115,13 +117,21 @@ _s8_pack = _function("pc_gemm_s8_pack")
 _s8_packed_info = _function("pc_gemm_s8_packed_info")
 _s8_workspace_size = _function("pc_gemm_s8_workspace_size")
 _s8_run = _function("pc_gemm_s8_run")
+_s4_pack_size = _function("pc_gemm_s4_pack_size")
+_s4_pack = _function("pc_gemm_s4_pack")
+_s4_packed_info = _function("pc_gemm_s4_packed_info")
+_s4_workspace_size = _function("pc_gemm_s4_workspace_size")
+_s4_run = _function("pc_gemm_s4_run")
 _f32_workspace_size = _function("pc_gemm_f32_workspace_size")
 _f32_run = _function("pc_gemm_f32_run")
 
 _QUANT = _struct("pc_quant_desc")
 _S8 = _struct("pc_gemm_s8_desc")
+_S4 = _struct("pc_gemm_s4_desc")
 _F32 = _struct("pc_gemm_f32_desc")
 _QUANT_SIZE, _S8_SIZE, _F32_SIZE = _QUANT.itemsize, _S8.itemsize, _F32.itemsize
+
+_S4_SIZE = _S4.itemsize
 
 _ALIGNMENT: int = lib.PC_ALIGNMENT
 _TYPE_S32: int = lib.PC_S32
@@ -473,6 +483,88 @@ def linear_int8(
         d.bias = bias.ctypes.data
     d.activation, d.low, d.high = activation
     _check(_s8_part(desc, packed, x, out, ith, nth))
+
+
+_weight_data = _array("data", 2, types.uint8)
+_group_scales = _array("scale", 2, types.float32)
+
+
+@_njit
+def pack_int4(data: Array, scale: Array, k: int, group_size: int) -> Array:
+    """Pack an int4 weight for the instruction set in use. data uint8 [n, (k + 1) // 2], two values to a byte, the lower
+    k in the low half; scale float32 [n, groups], positive; group_size a multiple of 32, or 0 for one group.
+
+    Returns uint8 [bytes], aligned to 64 bytes. ValueError on shapes that do not fit, a group size, or a scale that is
+    not positive and finite; OverflowError when k is so long that a sum could overflow.
+    """
+    _weight_data(data)
+    _group_scales(scale)
+    n = data.shape[0]
+    size = np.empty(1, np.uintp)
+    _check(_s4_pack_size(n, k, group_size, size.ctypes))
+    groups = (k + group_size - 1) // group_size if group_size > 0 else min(k, 1)
+    if data.shape[1] != (k + 1) // 2 or scale.shape != (n, groups):
+        raise ValueError("the shapes of data and scale do not fit k and group_size")
+    packed = _aligned(np.int64(size[0]))
+    _check(_s4_pack(data.ctypes, n, k, 0, group_size, scale.ctypes, packed.ctypes, packed.size))
+    return packed
+
+
+@_njit
+def _s4_part(desc: Array, packed: Array, x: Array, out: Array, ith: int, nth: int) -> Any:
+    ith32, nth32 = _int32(ith), _int32(nth)
+    size = np.empty(1, np.uintp)
+    status = _s4_workspace_size(desc.ctypes, packed.ctypes, packed.size, nth32, size.ctypes)
+    if status != 0:
+        return status
+    work = _aligned(np.int64(size[0]))
+    return _s4_run(desc.ctypes, packed.ctypes, packed.size, x.ctypes, out.ctypes, work.ctypes, work.size, ith32, nth32)
+
+
+@_njit
+def linear_int4(
+    x: Array,
+    packed: Array,
+    bias: Array | None,
+    activation: Activation,
+    x_qparams: QParams | None,
+    y_qparams: QParams | None,
+    out: Array,
+    ith: int = 0,
+    nth: int = 1,
+) -> None:
+    """As linear_int8, with packed from pack_int4."""
+    x_type, y_type = _x2(x), _out2(out)
+    _packed(packed)
+    n_k = np.empty(2, np.int64)
+    unused = np.empty(2, np.int64)
+    _check(
+        _s4_packed_info(
+            packed.ctypes, packed.size, n_k[:1].ctypes, n_k[1:].ctypes, unused[:1].ctypes, unused[1:].ctypes
+        )
+    )
+    n, k = n_k
+    if x.shape[1] != k or out.shape[0] != x.shape[0] or out.shape[1] != n:
+        raise ValueError("the shapes of x, packed and out do not fit: wanted x [m, k], packed from [n, k], out [m, n]")
+    desc = np.zeros(1, _S4)
+    d = desc[0]
+    d.size = _S4_SIZE
+    d.m, d.n, d.k = x.shape[0], n, k
+    d.ldx, d.ldy = _row_stride(x), _row_stride(out)
+    d.x_type, d.y_type = x_type, y_type
+    if x_qparams is not None:
+        d.x_scale, d.x_zero_point = _scale(x_qparams[0]), _int32(x_qparams[1])
+    if y_qparams is not None:
+        if y_type == _TYPE_F32:
+            raise ValueError("y_qparams go with out of uint8 or int8")
+        d.y_scale, d.y_zero_point = _scale(y_qparams[0]), _int32(y_qparams[1])
+    if bias is not None:
+        _biases(bias)
+        if len(bias) != d.n:
+            raise ValueError("bias has another length than the weight has rows")
+        d.bias = bias.ctypes.data
+    d.activation, d.low, d.high = activation
+    _check(_s4_part(desc, packed, x, out, ith, nth))
 
 
 @_njit

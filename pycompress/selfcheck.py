@@ -396,6 +396,43 @@ def _check_add(kernels: Any, rng: np.random.Generator) -> None:
         _same(f"{count} values", out, _levels(real, 100, np.uint8))
 
 
+def _check_linear_int4(kernels: Any, rng: np.random.Generator) -> None:
+    """A few rows and many, every group size, and all results."""
+    for (m, n, k), size in itertools.product((*SHAPES, (5, 33, 300)), (32, 64, 128, 0)):
+        groups = -(-k // (size or k))
+        q = rng.integers(-7, 8, (n, k), np.int8)
+        q[:, :2], q[:, -2:] = 7, -7
+        even = np.pad(q, [(0, 0), (0, k % 2)]).view(np.uint8)
+        data = np.ascontiguousarray(even[:, ::2] & 15 | even[:, 1::2] << 4)
+        scale = rng.uniform(0.001, 0.02, (n, groups)).astype(np.float32)
+        handle = kernels.pack_int4(data, scale, k, size)
+        x, bias = _floats(rng, m, k), _floats(rng, n)
+        full = np.full((m, k), 255, np.uint8)
+        given = full, np.full(m, 0.02, np.float32), np.full(m, 117, np.int32)
+        kinds: tuple[tuple[tuple[Array, Array, Array], Array, tuple[float, int] | None], ...] = (
+            (_rows(x), x, None),
+            (given, full, (float(f32(0.02)), 117)),
+        )
+        for (xq, x_scale, x_zero_point), argument, qparams in kinds:
+            total = np.zeros((m, n), np.float32)
+            for g in range(groups):
+                part = slice(g * (size or k), (g + 1) * (size or k))
+                sums = _sums(xq[:, part], q[:, part], x_zero_point[:, None])
+                total = total + sums.astype(np.float32) * scale[:, g]
+            y = _activate(total * x_scale[:, None] + bias, "relu6")
+            out = np.empty((m, n), np.float32)
+            kernels.linear(argument, handle, bias, ACTIVATIONS["relu6"], qparams, None, out, 1)
+            _same(f"{argument.dtype} x, groups of {size or k}, M, N, K {[m, n, k]}", out, y)
+            if qparams:
+                levels = np.empty((m, n), np.uint8)
+                kernels.linear(argument, handle, bias, ACTIVATIONS["relu6"], qparams, (0.05, 101), levels, 1)
+                _same(
+                    f"to uint8, groups of {size or k}, M, N, K {[m, n, k]}",
+                    levels,
+                    _levels(y / f32(0.05), 101, np.uint8),
+                )
+
+
 CHECKS: dict[str, Callable[[Any, np.random.Generator], None]] = {
     "quantize_linear": _check_quantize,
     "dequantize_linear": _check_dequantize,
@@ -408,6 +445,7 @@ CHECKS: dict[str, Callable[[Any, np.random.Generator], None]] = {
     "linear_int8 -> float32": _linear_int8_check(np.float32),
     "linear_int8 -> uint8": _linear_int8_check(np.uint8),
     "linear_int8 -> int8": _linear_int8_check(np.int8),
+    "linear_int4": _check_linear_int4,
     "linear_f32": _check_linear_f32,
     "linear_f16": _check_linear_f16,
     "pool": _check_pool,

@@ -9,6 +9,13 @@ namespace pc {
 namespace PC_NS {
 namespace {
 
+// The steps of a chunk: GCC allocates registers best without a loop. SIMDe's long code compiles for minutes that way.
+#if defined(PC_SIMDE)
+#define PC_UNROLL_STEPS _Pragma("GCC unroll 1")
+#else
+#define PC_UNROLL_STEPS PC_UNROLL
+#endif
+
 constexpr int MR = VL == 16 ? 12 : 6;
 
 PC_INLINE int32_t few_zero_point(int32_t zero_point) { return zero_point; }
@@ -59,7 +66,7 @@ template <int R> void tile(const S4Tile& t) {
     w += NR * 8;
     int64_t chunks = least(left, t.group_chunks);
     do {
-      PC_UNROLL for (int s = 0; s < CHUNK / 4; ++s) {
+      PC_UNROLL_STEPS for (int s = 0; s < CHUNK / 4; ++s) {
         vi b[NV];
         PC_UNROLL for (int v = 0; v < NV; ++v) b[v] = load(w + (s * NV + v) * VL * 4);
         PC_UNROLL for (int r = 0; r < R; ++r) {
