@@ -55,7 +55,7 @@ class Int4Weight(Weight):
                 raise ValueError(f"k is {k}, wanted None or {q.shape[1]}, as q has")
             if q.size and not -LARGEST <= int(q.min()) <= int(q.max()) <= LARGEST:
                 raise ValueError(f"q has values from {q.min()} to {q.max()}, wanted -{LARGEST} to {LARGEST}")
-            self._k, q = q.shape[1], _packed(q)
+            self._k, q = q.shape[1], _packed(q.view(np.int8))
         else:
             self._k = 2 * q.shape[1] if k is None else k
             if (self._k + 1) // 2 != q.shape[1] or isinstance(k, bool):
