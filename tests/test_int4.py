@@ -81,8 +81,8 @@ def test_float32_x_with_given_qparams(way, rng):
 
 
 @pytest.mark.parametrize("rows", [3, 13])  # either kind of kernel
-def test_every_pair_of_values_in_every_lane(way, rows):
-    """One value of x that is not the zero point, at each place of k, by each value of w."""
+def test_pairs_of_values_in_every_lane(way, rows):
+    """One value of x that is not 0: each of 256 at some places of k. All pairs at all places: gemm_s4_test.cpp."""
     k, n, zero_point = 40, 33, 0
     q = np.array([np.roll(np.resize(np.arange(-7, 8, dtype=np.int8), k), j) for j in range(n)])
     weight = pc.Int4Weight(q, np.ones((n, 2), f32))

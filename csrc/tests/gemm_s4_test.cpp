@@ -119,9 +119,10 @@ TEST(every_pair_in_every_lane) {
       Aligned packed = weight.pack(32);
       for (const int64_t m : {4, 12}) {
         pc_gemm_s4_desc d = desc_of(m, weight);
-        for (int value = 0; value < 256; value += test::kStride) {
+        for (int step = 0; step < 256 * 8; step += test::kStride) {
+          const int value = step / 8, offset = step % 8;  // with 4 rows and 16 shifts: each w by each x at each place, in every lane
           std::vector<uint8_t> x(static_cast<size_t>(m * k));
-          const auto place = [&](int64_t r) { return (value + r * 8 + shift) % k; };
+          const auto place = [&](int64_t r) { return (offset + r * 8) % k; };
           for (int64_t r = 0; r < m; ++r) x[static_cast<size_t>(r * k + place(r))] = static_cast<uint8_t>(value);
           std::vector<float> y(static_cast<size_t>(m * n));
           CHECK_OK(run_s4(d, packed, x.data(), y.data()));
