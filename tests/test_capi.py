@@ -551,3 +551,28 @@ def test_pool_and_add(rng):
     desc = describe("pc_add_desc", count=x.size, type=lib.PC_U8, y_type=lib.PC_U8, **scales)
     on_threads(2, lambda ith, nth: lib.pc_add_run(desc, pointer(x), pointer(other), pointer(total), ith, nth))
     assert np.array_equal(total, pc.add(x, other, a_qparams=(0.5, 0), b_qparams=(0.25, 9), y_qparams=(1.0, 0)))
+
+
+# ---- gemm_s4
+
+
+@pytest.mark.parametrize("nth", PARTS)
+def test_gemm_s4(rng, nth):
+    m, n, k, group = 9, 70, 77, 32
+    weight = pc.Int4Weight.from_float(rng.standard_normal((n, k)).astype(f32), group)
+    x, y = rng.standard_normal((m, k)).astype(f32), np.empty((m, n), f32)
+    size = ffi.new("size_t *")
+    capi.check(lib.pc_gemm_s4_pack_size(n, k, group, size))
+    packed = aligned(size[0])
+    p, w, s = pointer(packed), pointer(weight.data, "uint8_t *"), pointer(weight.scale, "float *")
+    capi.check(lib.pc_gemm_s4_pack(w, n, k, 0, group, s, p, packed.size))
+    assert packed.tobytes() == weight.packed().tobytes()
+    got = [ffi.new("int64_t *") for _ in range(3)]
+    capi.check(lib.pc_gemm_s4_packed_info(p, packed.size, *got, ffi.NULL))
+    assert [value[0] for value in got] == [n, k, group]
+    desc = describe("pc_gemm_s4_desc", m=m, n=n, k=k, x_type=lib.PC_F32, y_type=lib.PC_F32)
+    capi.check(lib.pc_gemm_s4_workspace_size(desc, p, packed.size, nth, size))
+    work = aligned(size[0])
+    a, b, c = pointer(x), pointer(y), pointer(work)
+    on_threads(nth, lambda i, of: lib.pc_gemm_s4_run(desc, p, packed.size, a, b, c, work.size, i, of))
+    same_bits(y, pc.linear(x, weight))
