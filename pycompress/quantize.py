@@ -17,11 +17,10 @@ from typing import Any, Literal, NamedTuple, TypeAlias, get_args, overload
 import numpy as np
 from numpy.typing import NDArray
 
-from . import weights
 from ._arguments import floating, interval, whole
 from ._hessian import inverse_factor
 from .inputs import InputStatistics, statistics
-from .weights import Float16Weight, Int8Weight, Weight
+from .weights import Float16Weight, Int4Weight, Int8Weight, Weight
 
 __all__ = ["Integers", "Smoothed", "bias_correction", "integers", "quantize", "smooth"]
 
@@ -122,8 +121,7 @@ def quantize(
     )
     if bits == 8:
         return Int8Weight(done.q, np.ascontiguousarray(done.scale[:, 0]))
-    four: Weight = weights.Int4Weight(done.q, done.scale)  # type: ignore[attr-defined]  # until that family is here
-    return four
+    return Int4Weight(done.q, done.scale)
 
 
 class Integers(NamedTuple):

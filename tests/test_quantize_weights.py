@@ -64,7 +64,6 @@ def test_8_bits_per_tensor(rng):
     same_bits(got.q, np.rint(w / scale).astype(np.int8))
 
 
-@pytest.mark.skipif(not hasattr(pc, "Int4Weight"), reason="int4 is not in this build")
 @pytest.mark.parametrize("k", [20, 32, 100])
 def test_4_bits_is_from_float(rng, k):
     w = weight(rng, 6, k)
