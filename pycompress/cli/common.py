@@ -18,7 +18,7 @@ def console() -> Console:
     """Where results go. A pipe has no width: there nothing is folded that fits in a wide window."""
     from rich.console import Console
 
-    return Console(width=None if sys.stdout.isatty() else 140)
+    return Console(width=None if sys.stdout.isatty() else 200)
 
 
 def progress() -> Progress:

@@ -163,7 +163,7 @@ def _show(rows: list[Row], about: dict[str, Any]) -> None:
     measured = {(result.runner, result.form) for row in rows for result in row.results}
     columns = {column: heading for column, heading in columns.items() if column in measured}
     table = Table(title=title, title_justify="left", box=SIMPLE_HEAD)
-    table.add_column("M x K x N")
+    table.add_column("M x K x N", no_wrap=True)
     for heading in columns.values():
         table.add_column(heading, justify="right", no_wrap=True)
     for row in rows:
