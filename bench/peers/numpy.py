@@ -15,7 +15,7 @@ PEER = Peer(
 )
 
 
-@PEER.family("gemm", {"f32": "dot"})
+@PEER.family("gemm", {"f32": "dot", "f32_array": "dot"})
 def gemm(operands: Operands, form: str) -> Call:
     x, w = operands.x, operands.w.T
     out = np.empty((len(x), w.shape[1]), np.float32)

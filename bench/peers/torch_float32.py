@@ -10,7 +10,7 @@ from ._torch import CAPS, start
 PEER = Peer("torch_float32", "torch MKL", ["torch"], caps=CAPS)
 
 
-@PEER.family("gemm", {"f32": "nn.functional.linear"})
+@PEER.family("gemm", {"f32": "nn.functional.linear", "f32_array": "nn.functional.linear"})
 def gemm(operands: Operands, form: str) -> Ready:
     torch = start()
     x, w, linear = torch.from_numpy(operands.x), torch.from_numpy(operands.w), torch.nn.functional.linear

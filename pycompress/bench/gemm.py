@@ -27,18 +27,11 @@ FORMS: tuple[Form, ...] = (
     Form("u8s8", "u8 s8 -> s32", "int8", (1, 1, 4), 0),  # matmul_integer
     Form("dynamic", "f32 -> f32 dynamic", "int8", (4, 1, 4), 0.08),  # x is quantized on the fly, row by row
     Form("static", "u8 -> u8 static", "int8", (1, 1, 1), 0.032),  # requantized
-    Form("f32", "f32", "float32", (4, 4, 4), 1e-4),
+    Form("f32", "f32", "float32", (4, 4, 4), 1e-4),  # a weight that is packed beforehand, as most peers do
+    Form("f32_array", "f32, an array", "float32", (4, 4, 4), 1e-4),  # an array as it is
+    Form("f16", "f16 weight", "float32", (4, 2, 4), 1e-4),
+    *(Form(f"int4_{size}", f"int4, groups of {size}", "int8", (4, 0.5 + 4 / size, 4), 0.08) for size in (32, 128)),
 )
-# Forms of weights that this version may not have.
-FLOAT16: Any = getattr(pc, "Float16Weight", None)
-INT4: Any = getattr(pc, "Int4Weight", None)
-if FLOAT16:
-    FORMS += (Form("f16", "f32 -> f32, weight float16", "float32", (4, 2, 4), 1e-4),)
-if INT4:
-    FORMS += tuple(
-        Form(f"int4_{size}", f"f32 -> f32, weight int4 in groups of {size}", "int8", (4, 0.5 + 4 / size, 4), 0.08)
-        for size in (32, 128)
-    )
 
 
 @dataclass(frozen=True)
@@ -101,11 +94,15 @@ def _pycompress(operands: Operands, form: str) -> Call:
     if form == "static":
         qparams, quantized = (operands.x_qparams, operands.y_qparams), np.empty(shape, np.uint8)
         return lambda: pc.linear(q, weight, x_qparams=qparams[0], y_qparams=qparams[1], out=quantized)
-    matrix: Any = weight if form == "dynamic" else w
-    if form == "f16":
-        matrix = FLOAT16.from_float(w)
+    matrix: Any = w
+    if form == "dynamic":
+        matrix = weight
+    elif form == "f32":
+        matrix = pc.Float32Weight(w)
+    elif form == "f16":
+        matrix = pc.Float16Weight.from_float(w)
     elif form.startswith("int4_"):
-        matrix = INT4.from_float(w, group_size=int(form.removeprefix("int4_")))
+        matrix = pc.Int4Weight.from_float(w, group_size=int(form.removeprefix("int4_")))
     out = np.empty(shape, np.float32)
     return lambda: pc.linear(x, matrix, out=out)
 
@@ -116,7 +113,7 @@ def _numpy(operands: Operands, form: str) -> Call:
 
 
 OURS = Runner("pycompress", [form.name for form in FORMS], _pycompress)
-NUMPY = Runner("numpy", ["f32"], _numpy)
+NUMPY = Runner("numpy", ["f32_array"], _numpy)
 
 
 @dataclass(frozen=True)

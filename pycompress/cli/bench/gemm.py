@@ -159,7 +159,7 @@ def _show(rows: list[Row], about: dict[str, Any]) -> None:
     cpu, blas = about["cpu"], about["numpy"]
     threads = "1 thread" if about["threads"] == 1 else f"{about['threads']} threads"
     title = ", ".join(str(part) for part in (cpu["name"], cpu["isa"], cpu["backend"], threads) if part)
-    columns = {(OURS.name, form.name): form.title for form in FORMS} | {(NUMPY.name, "f32"): "numpy f32"}
+    columns = {(OURS.name, form.name): form.title for form in FORMS} | {(NUMPY.name, "f32_array"): "numpy f32"}
     measured = {(result.runner, result.form) for row in rows for result in row.results}
     columns = {column: heading for column, heading in columns.items() if column in measured}
     table = Table(title=title, title_justify="left", box=SIMPLE_HEAD)
@@ -182,7 +182,7 @@ def _show(rows: list[Row], about: dict[str, Any]) -> None:
         out.print(f"Peak of one core, highest seen: int8 {peaks['int8']:.0f}, float32 {peaks['float32']:.0f} GMAC/s.")
     else:
         out.print(f"GMAC/s, ± spread over {about['rounds']} rounds. The Numba backend has no instruction peak.")
-    out.print("A float32 weight is packed at each call, as linear does it; with up to 8 rows it is read as it is.")
+    out.print("Weights are packed beforehand; an array is packed at each call, or read as it is with up to 8 rows.")
     out.print(f"numpy {blas['version']}: {_blas(blas)}", soft_wrap=True)
 
 
