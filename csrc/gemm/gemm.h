@@ -8,6 +8,12 @@ namespace pc {
 
 constexpr int kMaxMr = 12, kMaxNr = 32;
 
+// Requantized bytes are clip(q + zero_point, low, 255) ^ flip: int8 is uint8 plus 128 until the last operation.
+struct ByteRange {
+  int16_t zero_point;
+  uint8_t low, flip;
+};
+
 // Arrays of [nr] are padded to the panel; columns says how many of its outputs exist.
 struct S8Tile {
   const void* x;                // rows as pack_row_8 or the quantization kernels made them
@@ -16,15 +22,17 @@ struct S8Tile {
   int64_t steps;                // of `group` values of k
   const int32_t* x_zero_point;  // [rows], of the rows as packed
   const int32_t* w_sum;         // [nr] sums over k
+  const int32_t* start;         // [nr] what the accumulators start from, in place of -x_zero_point * w_sum; or nullptr
   const int32_t* x_sum;         // [rows] sums over k of x - zero point; only with w_zero_point
   const int32_t* w_zero_point;  // [nr] or nullptr
   const int32_t* rest;          // [rows][nr] products with the rest of a split weight, or nullptr
   const float* x_scale;         // [rows]; f32 only
   const float* scale;           // [nr]: of the weight (f32), or the multiplier of requantization (q8)
   const float* bias;            // [nr] or nullptr; f32 only
-  const int32_t* bias_q;        // [nr] or nullptr
-  float low, high;              // f32: the clamp. q8: the bounds less y_zero_point
-  int32_t y_zero_point;         // q8
+  const int32_t* bias_q;        // [nr] or nullptr; to be added with saturation
+  float low, high;              // f32: the clamp. q8: high alone, the upper bound less y_zero_point
+  bool clamp;                   // f32: whether low and high matter
+  ByteRange bytes;              // q8
   void* y;
   ptrdiff_t ldy;  // bytes from row to row
   int columns;

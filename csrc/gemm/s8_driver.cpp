@@ -2,7 +2,8 @@
 //
 // A part packs a block of rows of x (small enough for L2) with its zero points and scales, quantizing float32 on the way, and then takes one
 // panel of w after the other over all of the block's tiles: the panel stays in the near caches while it is used, and k is never cut, so the
-// accumulators go from first product to last step in registers.
+// accumulators go from first product to last step in registers. Panels that fit L1 together are taken together, so that y is written in long
+// runs. uint8 rows that a kernel can read where they are are not packed.
 #include <algorithm>
 #include <cmath>
 #include <cstring>
@@ -18,6 +19,9 @@ namespace {
 constexpr size_t kRowsBytes = 192 * 1024;  // of packed rows in a block: they share L2 with a panel of w
 constexpr int kMaxTilesInBlock = 24;
 constexpr int64_t kFewRowsOfRest = 8;  // fewer are not transposed for the rest of a split weight
+constexpr int64_t kPanelsBytes = 16 * 1024;  // of panels taken together: half of the smallest L1
+constexpr int kMaxPanels = 8;
+constexpr int64_t kSameSets = 2048;  // rows a multiple of this apart lie in one or two sets of L1: they are packed
 
 // A part's own workspace: rows of x as the kernel wants them, what goes with each row, and one float32 tile.
 struct Workspace {
@@ -56,6 +60,7 @@ struct Call {
   float inverse_x_scale;  // float32 x with a given scale
   float low, high;        // float32: the clamp
   Bounds q;               // uint8, int8: the bounds after the activation's clamp
+  bool direct;            // the kernel reads x where it is
 };
 
 // rint(value / scale) + zero_point within the bounds.
@@ -102,16 +107,50 @@ pc_status prepare_last_step(Call* call) {
   return PC_OK;
 }
 
-// What the last step needs of one panel, padded to nr outputs.
+// Whether rows of x are what the kernel wants: uint8, groups of 4 whole and aligned.
+bool is_direct(const Call& call) {
+  const pc_gemm_s8_desc& d = call.d;
+  return d.x_type == PC_U8 && call.w.kernel->group == 4 && d.k % 4 == 0 && d.ldx % 4 == 0 && is_aligned(call.x, 4) &&
+         (d.ldx % kSameSets != 0 || d.m == 1);
+}
+
+// One zero point for all rows of x, which goes into the start of the accumulators.
+bool has_one_zero_point(const pc_gemm_s8_desc& d) { return !d.x_zero_points && (d.x_type != PC_F32 || d.x_scale != 0.0f); }
+
+// A tile with what it takes of its panel filled in, and the arrays for that, padded to nr outputs.
 struct Panel {
+  S8Tile tile;
+  int64_t n0;
+  alignas(kAlignment) int32_t start[kMaxNr];
   alignas(kAlignment) float scale[kMaxNr];
   alignas(kAlignment) float bias[kMaxNr];
   alignas(kAlignment) int32_t bias_q[kMaxNr];
   alignas(kAlignment) int32_t w_zero_point[kMaxNr];
 };
 
-pc_status prepare_panel(const Call& call, int64_t n0, int columns, Panel* panel, S8Tile* t) {
+// start = bias_q - zero point * w_sum. A bias that could make the sum leave int32 is not part of it: it is added last, with saturation.
+void prepare_start(const Call& call, int columns, Panel* panel) {
   const pc_gemm_s8_desc& d = call.d;
+  S8Tile* t = &panel->tile;
+  if (!has_one_zero_point(d)) return;
+  const bool wide = d.w_zero_points || call.w.header->w_unsigned;
+  int64_t largest_bias = 0;
+  for (int i = 0; t->bias_q && i < columns; ++i) largest_bias = std::max(largest_bias, std::abs(int64_t{t->bias_q[i]}));
+  const bool with_bias = t->bias_q && largest_bias + d.k * 255 * (wide ? 255 : 128) <= INT32_MAX;
+  // Groups of 2 have the zero point off already.
+  const uint32_t zero_point = call.w.kernel->group == 2 ? 0u : static_cast<uint32_t>(d.x_zero_point + (d.x_type == PC_S8 ? 128 : 0));
+  if (zero_point == 0 && !with_bias && call.w.kernel->group == 2) return;
+  for (int i = 0; i < call.w.header->nr; ++i)
+    panel->start[i] = static_cast<int32_t>(static_cast<uint32_t>(with_bias ? t->bias_q[i] : 0) - zero_point * static_cast<uint32_t>(t->w_sum[i]));
+  t->start = panel->start;
+  if (with_bias) t->bias_q = nullptr;
+}
+
+pc_status prepare_panel(const Call& call, int64_t n0, int columns, Panel* panel) {
+  const pc_gemm_s8_desc& d = call.d;
+  panel->tile = {};
+  panel->n0 = n0;
+  S8Tile* t = &panel->tile;
   const int nr = call.w.header->nr;
   const float* w_scale = call.w.scale + n0;
   const bool to_q8 = d.y_type == PC_U8 || d.y_type == PC_S8;
@@ -126,8 +165,6 @@ pc_status prepare_panel(const Call& call, int64_t n0, int columns, Panel* panel,
     panel->scale[i] = mult;
   }
   if (to_q8 && !is_curve(d.activation)) t->scale = panel->scale;
-  t->bias = nullptr;
-  t->bias_q = nullptr;
   if (d.bias && to_q8) {
     std::memset(panel->bias_q, 0, sizeof panel->bias_q);
     for (int i = 0; i < columns; ++i) {
@@ -143,7 +180,6 @@ pc_status prepare_panel(const Call& call, int64_t n0, int columns, Panel* panel,
   } else if (d.bias) {
     t->bias = d.bias + n0;
   }
-  t->w_zero_point = nullptr;
   if (d.w_zero_points || call.w.header->w_unsigned) {
     const Bounds w = bounds_of(call.w.header->w_unsigned ? PC_U8 : PC_S8);
     std::memset(panel->w_zero_point, 0, sizeof panel->w_zero_point);
@@ -155,6 +191,14 @@ pc_status prepare_panel(const Call& call, int64_t n0, int columns, Panel* panel,
     }
     t->w_zero_point = panel->w_zero_point;
   }
+  prepare_start(call, columns, panel);
+  const bool curve = is_curve(d.activation);
+  t->steps = call.w.steps;
+  t->low = call.low;
+  t->high = to_q8 && !curve ? static_cast<float>(call.q.high - d.y_zero_point) : call.high;
+  t->clamp = d.activation == PC_ACTIVATION_CLAMP;
+  const int to_unsigned = d.y_type == PC_S8 ? 128 : 0;
+  t->bytes = {static_cast<int16_t>(d.y_zero_point + to_unsigned), static_cast<uint8_t>(call.q.low + to_unsigned), static_cast<uint8_t>(to_unsigned)};
   return PC_OK;
 }
 
@@ -168,7 +212,7 @@ class Part {
         quant_(*call.w.kernels->quant),
         activation_(*call.w.kernels->activation),
         layout_(layout),
-        rows_(workspace),
+        workspace_(workspace),
         x_scale_(reinterpret_cast<float*>(workspace + layout.x_scale)),
         x_zero_point_(reinterpret_cast<int32_t*>(workspace + layout.x_zero_point)),
         x_sum_(reinterpret_cast<int32_t*>(workspace + layout.x_sum)),
@@ -179,16 +223,24 @@ class Part {
   pc_status run(const Block& block) {
     for (int64_t m0 = block.m.begin; m0 < block.m.end; m0 += layout_.rows) {
       const int64_t rows = std::min(layout_.rows, block.m.end - m0);
+      rows_ = call_.direct ? const_cast<char*>(call_.x) + m0 * d_.ldx : workspace_;
+      row_bytes_ = static_cast<ptrdiff_t>(call_.direct ? d_.ldx : static_cast<int64_t>(layout_.row_bytes));
       for (int64_t r = 0; r < rows; r += kRowsAtOnce) PC_TRY(pack_rows(m0 + r, r, static_cast<int>(std::min(kRowsAtOnce, rows - r))));
       for (int64_t r = 0; has_transposed(rows) && r < rows; r += kRowsAtOnce)
-        kernel_.transpose_rows(row(r), static_cast<ptrdiff_t>(layout_.row_bytes), static_cast<int>(std::min(kRowsAtOnce, rows - r)), d_.k,
-                               transposed_ + r * d_.k);
-      for (int64_t n0 = block.n.begin; n0 < block.n.end; n0 += kernel_.nr) PC_TRY(run_panel(m0, rows, n0, block.n.end));
+        kernel_.transpose_rows(row(r), row_bytes_, static_cast<int>(std::min(kRowsAtOnce, rows - r)), d_.k, transposed_ + r * d_.k);
+      const int64_t together = panels_together();
+      for (int64_t n0 = block.n.begin; n0 < block.n.end; n0 += together * kernel_.nr)
+        PC_TRY(run_panels(m0, rows, n0, std::min(block.n.end, n0 + together * kernel_.nr)));
     }
     return PC_OK;
   }
 
  private:
+  // The rest of a split weight is worked out for one panel at a time.
+  int64_t panels_together() const {
+    return call_.w.rest_begin ? 1 : std::clamp<int64_t>(kPanelsBytes / std::max<int64_t>(call_.w.panel_bytes, 1), 1, kMaxPanels);
+  }
+
   int64_t padded_k() const { return call_.w.steps * kernel_.group; }
 
   // Rows [m, m + count) of x, quantized if they are float32, as rows [r, r + count) of the block.
@@ -200,7 +252,7 @@ class Part {
 
   bool has_transposed(int64_t rows) const { return call_.w.rest_begin && rows >= kFewRowsOfRest; }
 
-  char* row(int64_t r) const { return rows_ + static_cast<size_t>(r) * layout_.row_bytes; }
+  char* row(int64_t r) const { return rows_ + r * row_bytes_; }
 
   pc_status pack_row(int64_t m, int64_t r) {
     const char* x = call_.x + m * d_.ldx;
@@ -212,7 +264,7 @@ class Part {
       PC_CHECK(x_zero_point_[r] >= b.low && x_zero_point_[r] <= b.high, PC_ERROR_VALUE, "x_zero_points[%lld] is %d, wanted %d to %d", ll(m),
                x_zero_point_[r], b.low, b.high);
     }
-    kernel_.pack_row_8(x, is_signed, d_.k, x_zero_point_[r], row(r), padded_k());
+    if (!call_.direct) kernel_.pack_row_8(x, is_signed, d_.k, x_zero_point_[r], row(r), padded_k());
     if (is_signed) x_zero_point_[r] += 128;
     if (d_.w_zero_points || call_.w.header->w_unsigned) sum_row(x, r, is_signed);
     return PC_OK;
@@ -254,7 +306,7 @@ class Part {
     t.column = call_.w.rest_column;
     t.value = call_.w.rest_value;
     t.x = rows_;
-    t.ldx = static_cast<ptrdiff_t>(layout_.row_bytes);
+    t.ldx = row_bytes_;
     t.transposed = has_transposed(rows) ? transposed_ : nullptr;
     t.k = d_.k;
     t.rows = rows;
@@ -262,39 +314,58 @@ class Part {
     kernel_.rest(t);
   }
 
-  pc_status run_panel(int64_t m0, int64_t rows, int64_t n0, int64_t n_end) {
+  // The block's rows by the panels of outputs [begin, end), which are kMaxPanels at the most.
+  pc_status run_panels(int64_t m0, int64_t rows, int64_t begin, int64_t end) {
     const bool to_q8 = d_.y_type == PC_U8 || d_.y_type == PC_S8, curve = is_curve(d_.activation);
-    const size_t y_size = size_of(d_.y_type);
-    S8Tile t{};
-    PC_TRY(prepare_panel(call_, n0, static_cast<int>(std::min<int64_t>(kernel_.nr, n_end - n0)), &panel_, &t));
-    t.ldx = static_cast<ptrdiff_t>(layout_.row_bytes);
-    t.steps = call_.w.steps;
-    t.low = to_q8 && !curve ? static_cast<float>(call_.q.low - d_.y_zero_point) : call_.low;
-    t.high = to_q8 && !curve ? static_cast<float>(call_.q.high - d_.y_zero_point) : call_.high;
-    t.y_zero_point = d_.y_zero_point;
+    const int64_t y_size = static_cast<int64_t>(size_of(d_.y_type));
     const S8TileFunction* tiles = d_.y_type == PC_S32 ? kernel_.s32 : to_q8 && !curve ? kernel_.q8 : kernel_.f32;
-    if (call_.w.rest_begin) multiply_rest(rows, n0);
+    const int64_t count = divide_up(end - begin, static_cast<int64_t>(kernel_.nr));
+    if (prepared_ != begin) {
+      for (int64_t i = 0; i < count; ++i) {
+        const int64_t n0 = begin + i * kernel_.nr;
+        PC_TRY(prepare_panel(call_, n0, static_cast<int>(std::min<int64_t>(kernel_.nr, end - n0)), &panels_[i]));
+        panels_[i].tile.ldx = row_bytes_;
+      }
+      prepared_ = begin;
+    }
+    if (call_.w.rest_begin) multiply_rest(rows, begin);
     bool finite = true;
-    for_tiles(rows, kernel_.mr, [&](int64_t r, int count) {
-      t.x = row(r);
-      t.x_zero_point = x_zero_point_ + r;
-      t.x_sum = x_sum_ + r;
-      t.rest = call_.w.rest_begin ? rest_ + r * kernel_.nr : nullptr;
-      t.x_scale = x_scale_ + r;
-      char* y = call_.y + ((m0 + r) * d_.ldy + n0) * static_cast<int64_t>(y_size);
-      const ptrdiff_t ldy = d_.ldy * static_cast<int64_t>(y_size);
-      const bool through_tile = curve && to_q8;
-      t.y = through_tile ? reinterpret_cast<char*>(tile_) : y;
-      t.ldy = through_tile ? static_cast<ptrdiff_t>(kMaxNr * sizeof(float)) : ldy;
-      tiles[count - 1](t);
-      if (!curve) return;
-      const ptrdiff_t ld_tile = t.ldy / static_cast<ptrdiff_t>(sizeof(float));
-      activation_.in_place(d_.activation, static_cast<float*>(t.y), count, t.columns, ld_tile);
-      for (int i = 0; through_tile && i < count; ++i)
-        finite &= quant_.quantize(tile_ + i * ld_tile, t.columns, d_.y_scale, d_.y_zero_point, call_.q.low, call_.q.high, y + i * ldy);
+    for_tiles(rows, kernel_.mr, [&](int64_t r, int tile_rows) {
+      for (int64_t i = 0; i < count; ++i) {
+        S8Tile& t = panels_[i].tile;
+        t.x = row(r);
+        t.x_zero_point = x_zero_point_ + r;
+        t.x_sum = x_sum_ + r;
+        t.rest = call_.w.rest_begin ? rest_ + r * kernel_.nr : nullptr;
+        t.x_scale = x_scale_ + r;
+        t.y = call_.y + ((m0 + r) * d_.ldy + panels_[i].n0) * y_size;
+        t.ldy = static_cast<ptrdiff_t>(d_.ldy * y_size);
+        if (curve)
+          finite &= run_curve(t, tile_rows);
+        else
+          tiles[tile_rows - 1](t);
+      }
     });
     PC_CHECK(finite, PC_ERROR_NONFINITE, "an activation gave NaN, which can't be quantized: the scales are out of proportion");
     return PC_OK;
+  }
+
+  // A tile with an activation that is no clamp: in place if the result is float32, else by way of a float32 tile.
+  bool run_curve(S8Tile& t, int rows) {
+    char* y = static_cast<char*>(t.y);
+    const ptrdiff_t ldy = t.ldy;
+    const bool to_q8 = d_.y_type != PC_F32;
+    if (to_q8) {
+      t.y = tile_;
+      t.ldy = static_cast<ptrdiff_t>(kMaxNr * sizeof(float));
+    }
+    kernel_.f32[rows - 1](t);
+    const ptrdiff_t ld_tile = t.ldy / static_cast<ptrdiff_t>(sizeof(float));
+    activation_.in_place(d_.activation, static_cast<float*>(t.y), rows, t.columns, ld_tile);
+    bool finite = true;
+    for (int i = 0; to_q8 && i < rows; ++i)
+      finite &= quant_.quantize(tile_ + i * ld_tile, t.columns, d_.y_scale, d_.y_zero_point, call_.q.low, call_.q.high, y + i * ldy);
+    return finite;
   }
 
   const Call& call_;
@@ -303,14 +374,17 @@ class Part {
   const QuantKernel& quant_;
   const ActivationKernel& activation_;
   const Workspace& layout_;
-  char* rows_;
+  char* const workspace_;
+  char* rows_ = nullptr;  // of the block, as the kernel wants them
+  ptrdiff_t row_bytes_ = 0;
   float* x_scale_;
   int32_t* x_zero_point_;
   int32_t* x_sum_;
   float* tile_;
   uint8_t* transposed_;
   int32_t* rest_;
-  Panel panel_;
+  int64_t prepared_ = -1;  // the first output of the panels below
+  Panel panels_[kMaxPanels];
 };
 
 }  // namespace
@@ -340,6 +414,7 @@ pc_status pc_gemm_s8_run(const pc_gemm_s8_desc* desc, const void* packed, size_t
   const Workspace layout = workspace_of(call.d.m, call.w);
   PC_TRY(check_operands(call.d, call.x, call.y, packed, bytes, workspace, workspace_bytes, static_cast<size_t>(nth) * layout.bytes));
   PC_TRY(prepare_last_step(&call));
+  call.direct = is_direct(call);
   set_last_kernel(kernel.name);
   return Part(call, layout, static_cast<char*>(workspace) + static_cast<size_t>(ith) * layout.bytes)
       .run(block_of(call.d.m, call.d.n, kernel.mr, kernel.nr, ith, nth));

@@ -18,7 +18,7 @@ constexpr int MR = VL == 1 ? 4 : 6;
 template <int R, class Last> void tile(const S8Tile& t) {
   vi acc[R][NV];
   PC_UNROLL for (int r = 0; r < R; ++r)
-    PC_UNROLL for (int v = 0; v < NV; ++v) acc[r][v] = vi_zero();
+    PC_UNROLL for (int v = 0; v < NV; ++v) acc[r][v] = t.start ? vi_load(t.start + v * VL) : vi_zero();
   const ptrdiff_t ld1 = t.ldx, ld3 = 3 * t.ldx;
   const char* x0 = (const char*)t.x;
   const char* x4 = R > 4 ? x0 + 4 * ld1 : x0;

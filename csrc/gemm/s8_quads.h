@@ -4,7 +4,7 @@
 // weight vectors and MR broadcasts for 2 * MR products, so the multiplier is the bound and the loads fit beside it. Rows of x stay
 // rows: a broadcast of 4 bytes needs no interleaving, and rows whose stride is an odd number of cache lines do not fight for the
 // same L1 set. The panel of w is streamed from L2 once per tile. The zero point of x is in the accumulators from the start:
-// -zero_point * sum(w); with Split so are the products with what was taken out of w.
+// -zero_point * sum(w), with the bias where the driver has both at hand; with Split so are the products with what was taken out of w.
 #pragma once
 
 #include "gemm/gemm.h"
@@ -27,11 +27,10 @@ template <bool> PC_INLINE vi dot4(vi c, vi a, vi b) { return vi_dot4(c, a, b); }
 template <int R, class Last, bool Split> void tile(const S8Tile& t) {
   vi acc[R][NV];
   PC_UNROLL for (int r = 0; r < R; ++r) {
-    const vi zero_point = vi_set1(-t.x_zero_point[r]);
-    PC_UNROLL for (int v = 0; v < NV; ++v) {
-      acc[r][v] = vi_mul(zero_point, vi_load(t.w_sum + v * VL));
-      if (Split && t.rest) acc[r][v] = vi_add(acc[r][v], vi_load(t.rest + r * NV * VL + v * VL));
-    }
+    PC_UNROLL for (int v = 0; v < NV; ++v)
+      acc[r][v] = t.start ? vi_load(t.start + v * VL) : vi_mul(vi_set1(-t.x_zero_point[r]), vi_load(t.w_sum + v * VL));
+    if (Split && t.rest)
+      PC_UNROLL for (int v = 0; v < NV; ++v) acc[r][v] = vi_add(acc[r][v], vi_load(t.rest + r * NV * VL + v * VL));
   }
   // One pointer for every 4 rows: the other 3 are reached by ldx, 2 * ldx (a scaled index) and 3 * ldx.
   const ptrdiff_t ld1 = t.ldx, ld3 = 3 * t.ldx;

@@ -105,6 +105,21 @@ PC_INLINE void vi_store_u8x4(uint8_t* p, const vi (&q)[4]) {
   // Packing works within halves: their groups of 4 bytes are now 0 2 4 6 and 1 3 5 7.
   _mm256_storeu_si256((__m256i*)p, _mm256_permutevar8x32_epi32(w, _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7)));
 }
+typedef __m256i vb;
+PC_INLINE vb vb_clip(const vi (&q)[4], int16_t zero_point, uint8_t low, uint8_t flip) {
+  const __m256i z = _mm256_set1_epi16(zero_point);
+  const __m256i a = _mm256_adds_epi16(_mm256_packs_epi32(q[0], q[1]), z), b = _mm256_adds_epi16(_mm256_packs_epi32(q[2], q[3]), z);
+  const __m256i bytes = _mm256_xor_si256(_mm256_max_epu8(_mm256_packus_epi16(a, b), _mm256_set1_epi8((char)low)), _mm256_set1_epi8((char)flip));
+  return _mm256_permutevar8x32_epi32(bytes, _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7));
+}
+PC_INLINE void vb_store_half(void* p, vb b, int half) {
+  _mm_storeu_si128((__m128i*)p, half ? _mm256_extracti128_si256(b, 1) : _mm256_castsi256_si128(b));
+}
+PC_INLINE void vb_store_half_n(void* p, vb b, int half, int n) {
+  uint8_t x[16];
+  vb_store_half(x, b, half);
+  memcpy(p, x, (size_t)n);
+}
 PC_INLINE void vi_store_16x2(int16_t* p, vi a, vi b) {
   _mm256_storeu_si256((__m256i*)p, _mm256_permute4x64_epi64(_mm256_packs_epi32(a, b), 0xd8));
 }

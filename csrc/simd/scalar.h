@@ -60,7 +60,7 @@ PC_INLINE vi vi_add_saturate(vi a, vi b) {
 }
 PC_INLINE vi vi_max(vi a, vi b) { return a > b ? a : b; }
 PC_INLINE vi vi_min(vi a, vi b) { return a < b ? a : b; }
-PC_INLINE vi vi_from_vf(vf x) { return (int32_t)nearbyintf(x); }
+PC_INLINE vi vi_from_vf(vf x) { return x <= -2147483648.0f ? INT32_MIN : (int32_t)nearbyintf(x); }
 PC_INLINE vf vf_from_vi(vi x) { return (float)x; }
 PC_INLINE vf vf_pow2(vi n) {  // 2^n, -126 <= n <= 127
   const int32_t bits = (n + 127) << 23;
@@ -81,6 +81,19 @@ PC_INLINE void vi_store_8n(void* p, vi x, int n) {
 PC_INLINE void vi_store_u8x4(uint8_t* p, const vi (&q)[4]) {
   for (int i = 0; i < 4; ++i) p[i] = (uint8_t)(q[i] < 0 ? 0 : q[i] > 255 ? 255 : q[i]);
 }
+struct vb {
+  uint8_t b[4];
+};
+PC_INLINE vb vb_clip(const vi (&q)[4], int16_t zero_point, uint8_t low, uint8_t flip) {
+  vb r;
+  for (int i = 0; i < 4; ++i) {
+    const int32_t x = q[i] < -512 ? 0 : q[i] > 255 ? 255 : q[i] + zero_point;
+    r.b[i] = (uint8_t)((x < low ? low : x > 255 ? 255 : x) ^ flip);
+  }
+  return r;
+}
+PC_INLINE void vb_store_half_n(void* p, vb b, int half, int n) { memcpy(p, b.b + 2 * half, (size_t)n); }
+PC_INLINE void vb_store_half(void* p, vb b, int half) { vb_store_half_n(p, b, half, 2); }
 PC_INLINE void vi_store_16x2(int16_t* p, vi a, vi b) {
   p[0] = (int16_t)a;
   p[1] = (int16_t)b;
