@@ -272,7 +272,7 @@ class Part {
 
   pc_status quantize_rows(int64_t m, int64_t r, int count) {
     const FloatRows x{reinterpret_cast<const float*>(call_.x), d_.ldx, d_.k, d_.x_scale, call_.inverse_x_scale, d_.x_zero_point, kernel_.group == 2};
-    PC_TRY(x.quantize(quant_, m, count, row(r), layout_.row_bytes, padded_k(), x_scale_ + r, x_zero_point_ + r));
+    PC_TRY(x.quantize(quant_, m, count, row(r), row_bytes_, padded_k(), x_scale_ + r, x_zero_point_ + r));
     for (int i = 0; (call_.w.header->w_unsigned || d_.w_zero_points) && i < count; ++i) sum_packed_row(row(r + i), r + i);
     return PC_OK;
   }

@@ -24,7 +24,7 @@ template <bool Full> PC_INLINE int lanes_of_vector(const S8Tile& t, int v) {
 }
 
 struct ToS32 {
-  template <bool Full, int R, int NV> static PC_INLINE_MEMBER void store(const S8Tile& t, vi (&acc)[R][NV]) {
+  template <bool Full, int R, int NV> static PC_INLINE_MEMBER void store(const S8Tile& t, const vi (&acc)[R][NV]) {
     PC_UNROLL for (int r = 0; r < R; ++r) {
       int32_t* y = (int32_t*)((char*)t.y + r * t.ldy);
       PC_UNROLL for (int v = 0; v < NV; ++v) {
@@ -38,13 +38,12 @@ struct ToS32 {
 };
 
 struct ToF32 {
-  template <bool Full, bool Plain, int R, int NV> static PC_INLINE_MEMBER void store_as(const S8Tile& t, vi (&acc)[R][NV]) {
+  template <bool Full, bool Plain, int R, int NV> static PC_INLINE_MEMBER void store_as(const S8Tile& t, const vi (&acc)[R][NV]) {
     const vf low = vf_set1(t.low), high = vf_set1(t.high);
     PC_UNROLL for (int r = 0; r < R; ++r) {
       const vf x_scale = vf_set1(t.x_scale[r]);
       float* y = (float*)((char*)t.y + r * t.ldy);
       PC_UNROLL for (int v = 0; v < NV; ++v) {
-        if (!Plain && t.bias_q) acc[r][v] = vi_add_saturate(acc[r][v], vi_load(t.bias_q + v * VL));
         vf value = vf_mul(vf_from_vi(acc[r][v]), vf_mul(x_scale, vf_load(t.scale + v * VL)));
         if (!Plain && t.bias) value = vf_add(value, vf_load(t.bias + v * VL));
         if (!Plain) value = vf_min(high, vf_max(low, value));
@@ -57,8 +56,8 @@ struct ToF32 {
     }
   }
 
-  template <bool Full, int R, int NV> static PC_INLINE_MEMBER void store(const S8Tile& t, vi (&acc)[R][NV]) {
-    if (Full && !t.bias_q && !t.bias && !t.clamp)
+  template <bool Full, int R, int NV> static PC_INLINE_MEMBER void store(const S8Tile& t, const vi (&acc)[R][NV]) {
+    if (Full && !t.bias && !t.clamp)
       store_as<Full, true>(t, acc);
     else
       store_as<Full, false>(t, acc);
@@ -68,16 +67,14 @@ struct ToF32 {
 // Two vectors of a row side by side are half of a vector of bytes: the halves go two by two. One minimum is all that the conversion to an integer
 // needs: what is below int32 becomes its least value, and the packing saturates.
 struct ToQ8 {
-  template <bool Full, int R, int NV> static PC_INLINE_MEMBER void store(const S8Tile& t, vi (&acc)[R][NV]) {
+  template <bool Full, int R, int NV> static PC_INLINE_MEMBER void store(const S8Tile& t, const vi (&acc)[R][NV]) {
     constexpr int halves = R * NV / 2, per_row = NV / 2;
     const vf high = vf_set1(t.high);
     PC_UNROLL for (int h = 0; h < halves; h += 2) {
       vi q[4];
       PC_UNROLL for (int i = 0; i < 4; ++i) {
         const int half = h + i / 2 < halves ? h + i / 2 : h, r = half / per_row, v = half % per_row * 2 + i % 2;
-        vi a = acc[r][v];
-        if (t.bias_q) a = vi_add_saturate(a, vi_load(t.bias_q + v * VL));
-        q[i] = vi_from_vf(vf_min(vf_mul(vf_from_vi(a), vf_load(t.scale + v * VL)), high));
+        q[i] = vi_from_vf(vf_min(vf_mul(vf_from_vi(acc[r][v]), vf_load(t.scale + v * VL)), high));
       }
       const vb bytes = vb_clip(q, t.bytes.zero_point, t.bytes.low, t.bytes.flip);
       PC_UNROLL for (int i = 0; i < 2; ++i) {
@@ -93,12 +90,27 @@ struct ToQ8 {
   }
 };
 
-template <class Last, int R, int NV> PC_INLINE void last_step(const S8Tile& t, vi (&acc)[R][NV]) {
-  apply_weight_zero_points(t, acc);
+// What is rare, out of the way of the registers: a panel with fewer outputs, and a bias that may saturate.
+template <class Last, int R, int NV> PC_NOINLINE void last_step_in_memory(const S8Tile& t, vi (&acc)[R][NV]) {
+  if (t.bias_q)
+    for (int r = 0; r < R; ++r)
+      PC_UNROLL for (int v = 0; v < NV; ++v) acc[r][v] = vi_add_saturate(acc[r][v], vi_load(t.bias_q + v * VL));
   if (t.columns == NV * VL)
     Last::template store<true>(t, acc);
   else
     Last::template store<false>(t, acc);
+}
+
+template <class Last, int R, int NV> PC_INLINE void last_step(const S8Tile& t, vi (&acc)[R][NV]) {
+  apply_weight_zero_points(t, acc);
+  if (t.columns == NV * VL && !t.bias_q) {
+    Last::template store<true>(t, acc);
+  } else {
+    vi copy[R][NV];
+    PC_UNROLL for (int r = 0; r < R; ++r)
+      PC_UNROLL for (int v = 0; v < NV; ++v) copy[r][v] = acc[r][v];
+    last_step_in_memory<Last>(t, copy);
+  }
 }
 
 }  // namespace

@@ -10,9 +10,10 @@ namespace pc {
 namespace PC_NS {
 namespace {
 
-bool range(const float* x, int64_t count, float* low, float* high) {
+// Range of a row lane by lane, 0 included, and its sum of x * 0 added to *bad.
+PC_INLINE void range_of(const float* x, int64_t count, vf* low, vf* high, vf* bad) {
   const vf zero = vf_zero();
-  vf lo0 = zero, lo1 = zero, hi0 = zero, hi1 = zero, bad0 = zero, bad1 = zero;
+  vf lo0 = zero, lo1 = zero, hi0 = zero, hi1 = zero, bad0 = *bad, bad1 = zero;
   int64_t i = 0;
   for (; i + 2 * VL <= count; i += 2 * VL) {
     const vf a = vf_load(x + i), b = vf_load(x + i + VL);
@@ -29,9 +30,32 @@ bool range(const float* x, int64_t count, float* low, float* high) {
     hi0 = vf_max(a, hi0);
     bad0 = vf_muladd(a, zero, bad0);
   }
-  *low = vf_reduce_min(vf_min(lo0, lo1));
-  *high = vf_reduce_max(vf_max(hi0, hi1));
-  return !vf_any_nan(vf_add(bad0, bad1));
+  *low = vf_min(lo0, lo1);
+  *high = vf_max(hi0, hi1);
+  *bad = vf_add(bad0, bad1);
+}
+
+bool range(const float* x, int64_t count, float* low, float* high) {
+  vf lo, hi, bad = vf_zero();
+  range_of(x, count, &lo, &hi, &bad);
+  *low = vf_reduce_min(lo);
+  *high = vf_reduce_max(hi);
+  return !vf_any_nan(bad);
+}
+
+// VL rows are folded into one vector together, which takes a third of the instructions that one by one would.
+bool row_ranges(const FloatRows& x, float* low, float* high) {
+  vf bad = vf_zero();
+  int64_t r = 0;
+  for (; r + VL <= x.rows; r += VL) {
+    vf lo[VL], hi[VL];
+    for (int i = 0; i < VL; ++i) range_of(x.x + (r + i) * x.ld, x.count, &lo[i], &hi[i], &bad);
+    vf_store(low + r, vf_fold(lo, [](vf a, vf b) __attribute__((always_inline)) { return vf_min(a, b); }));
+    vf_store(high + r, vf_fold(hi, [](vf a, vf b) __attribute__((always_inline)) { return vf_max(a, b); }));
+  }
+  bool ok = !vf_any_nan(bad);
+  for (; r < x.rows; ++r) ok &= range(x.x + r * x.ld, x.count, &low[r], &high[r]);
+  return ok;
 }
 
 // Calls step(i, n) for full vectors (n == VL) and once for the rest.
@@ -76,7 +100,7 @@ bool row_qparams(const float* low, const float* high, int64_t count, float* scal
   return !bad;
 }
 
-bool quantize_row(const float* x, int64_t count, float inverse_scale, int32_t zero_point, bool finite, uint8_t* y) {
+PC_INLINE bool quantize_row(const float* x, int64_t count, float inverse_scale, int32_t zero_point, bool finite, uint8_t* y) {
   const vf f = vf_set1(inverse_scale);
   const vi z = vi_set1(zero_point);
   int64_t i = 0;
@@ -96,7 +120,7 @@ bool quantize_row(const float* x, int64_t count, float inverse_scale, int32_t ze
   return !bad;
 }
 
-bool quantize_row_centered(const float* x, int64_t count, float inverse_scale, int32_t zero_point, bool finite, int16_t* y) {
+PC_INLINE bool quantize_row_centered(const float* x, int64_t count, float inverse_scale, int32_t zero_point, bool finite, int16_t* y) {
   const vf f = vf_set1(inverse_scale), lo = vf_set1((float)-zero_point), hi = vf_set1((float)(255 - zero_point));
   int64_t i = 0;
   for (; finite && i + 2 * VL <= count; i += 2 * VL)
@@ -109,6 +133,20 @@ bool quantize_row_centered(const float* x, int64_t count, float inverse_scale, i
     vi_store_16n(y + i, clipped(vf_mul(v, f), lo, hi, vi_zero()), n);
   }
   return !bad;
+}
+
+bool quantize_rows(const FloatRows& x, const float* inverse_scale, const int32_t* zero_point, bool finite, void* y, ptrdiff_t ldy) {
+  bool ok = true;
+  for (int64_t r = 0; r < x.rows; ++r)
+    ok &= quantize_row(x.x + r * x.ld, x.count, inverse_scale[r], zero_point[r], finite, (uint8_t*)y + r * ldy);
+  return ok;
+}
+
+bool quantize_rows_centered(const FloatRows& x, const float* inverse_scale, const int32_t* zero_point, bool finite, void* y, ptrdiff_t ldy) {
+  bool ok = true;
+  for (int64_t r = 0; r < x.rows; ++r)
+    ok &= quantize_row_centered(x.x + r * x.ld, x.count, inverse_scale[r], zero_point[r], finite, (int16_t*)((char*)y + r * ldy));
+  return ok;
 }
 
 PC_INLINE vi load_int(const uint8_t* p) { return vi_load_u8(p); }
@@ -133,7 +171,8 @@ template <class T> void dequantize(const T* x, int64_t count, float scale, int32
 
 extern const QuantKernel quant;
 const QuantKernel quant = {
-    "quant/" PC_ISA_NAME, range, quantize, row_qparams, quantize_row, quantize_row_centered, dequantize<uint8_t>, dequantize<int8_t>, dequantize<int32_t>,
+    "quant/" PC_ISA_NAME, range, row_ranges, quantize, row_qparams, quantize_rows, quantize_rows_centered,
+    dequantize<uint8_t>, dequantize<int8_t>, dequantize<int32_t>,
 };
 
 }  // namespace PC_NS

@@ -59,6 +59,11 @@ PC_INLINE float vf_reduce_max(vf a) {
   const __m128 c = _mm_max_ps(b, _mm_movehl_ps(b, b));
   return _mm_cvtss_f32(_mm_max_ss(c, _mm_shuffle_ps(c, c, 1)));
 }
+template <class Op> PC_INLINE vf vf_fold(vf (&r)[8], Op op) {
+  PC_UNROLL for (int i = 0; i < 4; ++i) r[i] = op(_mm256_unpacklo_ps(r[2 * i], r[2 * i + 1]), _mm256_unpackhi_ps(r[2 * i], r[2 * i + 1]));
+  PC_UNROLL for (int i = 0; i < 2; ++i) r[i] = op(_mm256_shuffle_ps(r[2 * i], r[2 * i + 1], 0x44), _mm256_shuffle_ps(r[2 * i], r[2 * i + 1], 0xee));
+  return op(_mm256_permute2f128_ps(r[0], r[1], 0x20), _mm256_permute2f128_ps(r[0], r[1], 0x31));
+}
 PC_INLINE bool vf_any_nan(vf a) { return _mm256_movemask_ps(_mm256_cmp_ps(a, a, _CMP_UNORD_Q)) != 0; }
 
 PC_INLINE vi vi_zero() { return _mm256_setzero_si256(); }

@@ -82,6 +82,15 @@ PC_INLINE float vf_reduce_max(vf a) {
   const __m128 c = _mm_max_ps(b, _mm_movehl_ps(b, b));
   return _mm_cvtss_f32(_mm_max_ss(c, _mm_shuffle_ps(c, c, 1)));
 }
+template <class Op> PC_INLINE vf vf_fold(vf (&r)[16], Op op) {
+  PC_UNROLL for (int i = 0; i < 8; ++i) r[i] = op(_mm512_unpacklo_ps(r[2 * i], r[2 * i + 1]), _mm512_unpackhi_ps(r[2 * i], r[2 * i + 1]));
+  PC_UNROLL for (int i = 0; i < 4; ++i) r[i] = op(_mm512_shuffle_ps(r[2 * i], r[2 * i + 1], 0x44), _mm512_shuffle_ps(r[2 * i], r[2 * i + 1], 0xee));
+  // Each quarter holds what is left of 4 rows.
+  for (int n = 2; n >= 1; n /= 2)
+    PC_UNROLL for (int i = 0; i < n; ++i)
+      r[i] = op(_mm512_shuffle_f32x4(r[2 * i], r[2 * i + 1], 0x88), _mm512_shuffle_f32x4(r[2 * i], r[2 * i + 1], 0xdd));
+  return r[0];
+}
 PC_INLINE bool vf_any_nan(vf a) { return _mm512_cmp_ps_mask(a, a, _CMP_UNORD_Q) != 0; }
 
 PC_INLINE vi vi_zero() { return _mm512_setzero_si512(); }

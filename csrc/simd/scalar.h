@@ -111,6 +111,7 @@ PC_INLINE vi vi_broadcast_pair(const int16_t* p) {
 PC_INLINE vi vi_load_s8_pairs(const int8_t* p) { return (int32_t)(((uint32_t)(int32_t)p[0] & 0xffffu) | ((uint32_t)(int32_t)p[1] << 16)); }
 PC_INLINE vi vi_dot2(vi c, vi a, vi b) { return vi_add(c, (int32_t)(int16_t)a * (int16_t)b + (a >> 16) * (b >> 16)); }
 
+template <class Op> PC_INLINE vf vf_fold(vf (&r)[1], Op) { return r[0]; }
 PC_INLINE void vf_transpose(vf (&)[1]) {}
 template <class Row> PC_INLINE void vf_load_columns(Row row, vf (&r)[1]) { r[0] = *row(0); }
 PC_INLINE vf vf_load_half(const uint16_t* p) { return float_of_half(*p); }

@@ -7,6 +7,7 @@
 //   vf_min, vf_max(a, b)      b when either is NaN, as the x86 instructions do it
 //   vf_muladd(a, b, c)        a * b + c, fused where the ISA has it: for the float32 GEMM alone
 //   vf_any_nan(x)             whether a lane is NaN
+//   vf_fold(r, op)            lane i is op over the lanes of r[i], of VL vectors, in some order
 //   vi_from_vf                round half to even; lanes must be below 2^31, those below -2^31 become that
 //   vi_store_u8x4(p, q)       4 vectors as bytes, clipped to uint8
 //   vb_clip(q, z, low, flip)  4 vectors as 4 * VL bytes, clip(q + z, low, 255) ^ flip, their order kept; q may be any int32, z is 0 to 255
@@ -36,10 +37,12 @@
 #if defined(__GNUC__)
 #define PC_INLINE static inline __attribute__((always_inline))
 #define PC_INLINE_MEMBER inline __attribute__((always_inline))
+#define PC_NOINLINE static __attribute__((noinline))
 #define PC_UNROLL _Pragma("GCC unroll 16")
 #else
 #define PC_INLINE static __forceinline
 #define PC_INLINE_MEMBER __forceinline
+#define PC_NOINLINE static __declspec(noinline)
 #define PC_UNROLL
 #endif
 
