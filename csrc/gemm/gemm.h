@@ -30,9 +30,10 @@ struct S8Tile {
   const float* scale;           // [nr]: of the weight (f32), or the multiplier of requantization (q8)
   const float* bias;            // [nr] or nullptr; f32 only
   const int32_t* bias_q;        // [nr] or nullptr; to be added with saturation
-  float low, high;              // f32: the clamp. q8: high alone, the upper bound less y_zero_point
+  float low, high;              // f32: the clamp. q8: the bounds less y_zero_point
   bool clamp;                   // f32: whether low and high matter
-  ByteRange bytes;              // q8
+  int32_t y_zero_point;         // q8
+  ByteRange bytes;              // q8: the same bounds and zero point once more
   void* y;
   ptrdiff_t ldy;  // bytes from row to row
   int columns;

@@ -194,7 +194,8 @@ pc_status prepare_panel(const Call& call, int64_t n0, int columns, Panel* panel)
   prepare_start(call, columns, panel);
   const bool curve = is_curve(d.activation);
   t->steps = call.w.steps;
-  t->low = call.low;
+  t->y_zero_point = d.y_zero_point;
+  t->low = to_q8 && !curve ? static_cast<float>(call.q.low - d.y_zero_point) : call.low;
   t->high = to_q8 && !curve ? static_cast<float>(call.q.high - d.y_zero_point) : call.high;
   t->clamp = d.activation == PC_ACTIVATION_CLAMP;
   const int to_unsigned = d.y_type == PC_S8 ? 128 : 0;

@@ -17,57 +17,76 @@ template <int R, int NV> PC_INLINE void apply_weight_zero_points(const S8Tile& t
   }
 }
 
-// The first n lanes of vector v of row r. Full: all.
-template <bool Full> PC_INLINE int lanes_of_vector(const S8Tile& t, int v) {
-  const int n = Full ? VL : t.columns - v * VL;
-  return n > VL ? VL : n < 0 ? 0 : n;
-}
-
+// Each kind of result. store() takes vector v of the row that row() named, and writes its first n lanes. whole() takes a tile without bias_q
+// whose outputs all exist.
 struct ToS32 {
-  template <bool Full, int R, int NV> static PC_INLINE_MEMBER void store(const S8Tile& t, const vi (&acc)[R][NV]) {
-    PC_UNROLL for (int r = 0; r < R; ++r) {
-      int32_t* y = (int32_t*)((char*)t.y + r * t.ldy);
-      PC_UNROLL for (int v = 0; v < NV; ++v) {
-        if (Full)
-          vi_store(y + v * VL, acc[r][v]);
-        else
-          vi_storen(y + v * VL, acc[r][v], lanes_of_vector<Full>(t, v));
-      }
-    }
+  explicit PC_INLINE_MEMBER ToS32(const S8Tile&) {}
+  PC_INLINE_MEMBER void row(const S8Tile&, int) {}
+  PC_INLINE_MEMBER void store(const S8Tile&, char* y, vi acc, int v, int n) {
+    if (n == VL)
+      vi_store((int32_t*)y + v * VL, acc);
+    else
+      vi_storen((int32_t*)y + v * VL, acc, n);
+  }
+  template <int R, int NV> static PC_INLINE_MEMBER void whole(const S8Tile& t, const vi (&acc)[R][NV]) {
+    PC_UNROLL for (int r = 0; r < R; ++r)
+      PC_UNROLL for (int v = 0; v < NV; ++v) vi_store((int32_t*)((char*)t.y + r * t.ldy) + v * VL, acc[r][v]);
   }
 };
 
 struct ToF32 {
-  template <bool Full, bool Plain, int R, int NV> static PC_INLINE_MEMBER void store_as(const S8Tile& t, const vi (&acc)[R][NV]) {
-    const vf low = vf_set1(t.low), high = vf_set1(t.high);
+  vf low, high, x_scale;
+  explicit PC_INLINE_MEMBER ToF32(const S8Tile& t) : low(vf_set1(t.low)), high(vf_set1(t.high)) {}
+  PC_INLINE_MEMBER void row(const S8Tile& t, int r) { x_scale = vf_set1(t.x_scale[r]); }
+  PC_INLINE_MEMBER void store(const S8Tile& t, char* y, vi acc, int v, int n) {
+    if (t.bias_q) acc = vi_add_saturate(acc, vi_load(t.bias_q + v * VL));
+    vf value = vf_mul(vf_from_vi(acc), vf_mul(x_scale, vf_load(t.scale + v * VL)));
+    if (t.bias) value = vf_add(value, vf_load(t.bias + v * VL));
+    value = vf_min(high, vf_max(low, value));
+    pin(value);
+    if (n == VL)
+      vf_store((float*)y + v * VL, value);
+    else
+      vf_storen((float*)y + v * VL, value, n);
+  }
+  template <bool Plain, int R, int NV> PC_INLINE_MEMBER void rows(const S8Tile& t, const vi (&acc)[R][NV]) {
     PC_UNROLL for (int r = 0; r < R; ++r) {
-      const vf x_scale = vf_set1(t.x_scale[r]);
-      float* y = (float*)((char*)t.y + r * t.ldy);
+      row(t, r);
       PC_UNROLL for (int v = 0; v < NV; ++v) {
         vf value = vf_mul(vf_from_vi(acc[r][v]), vf_mul(x_scale, vf_load(t.scale + v * VL)));
         if (!Plain && t.bias) value = vf_add(value, vf_load(t.bias + v * VL));
         if (!Plain) value = vf_min(high, vf_max(low, value));
         pin(value);
-        if (Full)
-          vf_store(y + v * VL, value);
-        else
-          vf_storen(y + v * VL, value, lanes_of_vector<Full>(t, v));
+        vf_store((float*)((char*)t.y + r * t.ldy) + v * VL, value);
       }
     }
   }
-
-  template <bool Full, int R, int NV> static PC_INLINE_MEMBER void store(const S8Tile& t, const vi (&acc)[R][NV]) {
-    if (Full && !t.bias && !t.clamp)
-      store_as<Full, true>(t, acc);
+  template <int R, int NV> static PC_INLINE_MEMBER void whole(const S8Tile& t, const vi (&acc)[R][NV]) {
+    if (!t.bias && !t.clamp)
+      ToF32(t).rows<true>(t, acc);
     else
-      store_as<Full, false>(t, acc);
+      ToF32(t).rows<false>(t, acc);
   }
 };
 
-// Two vectors of a row side by side are half of a vector of bytes: the halves go two by two. One minimum is all that the conversion to an integer
-// needs: what is below int32 becomes its least value, and the packing saturates.
 struct ToQ8 {
-  template <bool Full, int R, int NV> static PC_INLINE_MEMBER void store(const S8Tile& t, const vi (&acc)[R][NV]) {
+  vf low, high;
+  vi zero_point;
+  explicit PC_INLINE_MEMBER ToQ8(const S8Tile& t) : low(vf_set1(t.low)), high(vf_set1(t.high)), zero_point(vi_set1(t.y_zero_point)) {}
+  PC_INLINE_MEMBER void row(const S8Tile&, int) {}
+  PC_INLINE_MEMBER void store(const S8Tile& t, char* y, vi acc, int v, int n) {
+    if (t.bias_q) acc = vi_add_saturate(acc, vi_load(t.bias_q + v * VL));
+    const vf value = vf_mul(vf_from_vi(acc), vf_load(t.scale + v * VL));
+    vi q = vi_add(vi_from_vf(vf_min(vf_max(value, low), high)), zero_point);
+    pin(q);
+    if (n == VL)
+      vi_store_8(y + v * VL, q);
+    else
+      vi_store_8n(y + v * VL, q, n);
+  }
+  // Two vectors of a row side by side are half of a vector of bytes: the halves go two by two. One minimum is all that the conversion to an
+  // integer needs: what is below int32 becomes its least value, and the packing saturates.
+  template <int R, int NV> static PC_INLINE_MEMBER void whole(const S8Tile& t, const vi (&acc)[R][NV]) {
     constexpr int halves = R * NV / 2, per_row = NV / 2;
     const vf high = vf_set1(t.high);
     PC_UNROLL for (int h = 0; h < halves; h += 2) {
@@ -77,34 +96,28 @@ struct ToQ8 {
         q[i] = vi_from_vf(vf_min(vf_mul(vf_from_vi(acc[r][v]), vf_load(t.scale + v * VL)), high));
       }
       const vb bytes = vb_clip(q, t.bytes.zero_point, t.bytes.low, t.bytes.flip);
-      PC_UNROLL for (int i = 0; i < 2; ++i) {
-        if (h + i == halves) continue;
-        const int r = (h + i) / per_row, v = (h + i) % per_row * 2, n = t.columns - v * VL;
-        uint8_t* y = (uint8_t*)t.y + r * t.ldy + v * VL;
-        if (Full || n >= 2 * VL)
-          vb_store_half(y, bytes, i);
-        else if (n > 0)
-          vb_store_half_n(y, bytes, i, n);
-      }
+      PC_UNROLL for (int i = 0; i < 2; ++i)
+        if (h + i < halves) vb_store_half((char*)t.y + (h + i) / per_row * t.ldy + (h + i) % per_row * 2 * VL, bytes, i);
     }
   }
 };
 
 // What is rare, out of the way of the registers: a panel with fewer outputs, and a bias that may saturate.
-template <class Last, int R, int NV> PC_NOINLINE void last_step_in_memory(const S8Tile& t, vi (&acc)[R][NV]) {
-  if (t.bias_q)
-    for (int r = 0; r < R; ++r)
-      PC_UNROLL for (int v = 0; v < NV; ++v) acc[r][v] = vi_add_saturate(acc[r][v], vi_load(t.bias_q + v * VL));
-  if (t.columns == NV * VL)
-    Last::template store<true>(t, acc);
-  else
-    Last::template store<false>(t, acc);
+template <class Last, int R, int NV> PC_NOINLINE void last_step_in_memory(const S8Tile& t, const vi (&acc)[R][NV]) {
+  Last last(t);
+  for (int r = 0; r < R; ++r) {
+    last.row(t, r);
+    PC_UNROLL for (int v = 0; v < NV; ++v) {
+      const int n = t.columns - v * VL;
+      if (n > 0) last.store(t, (char*)t.y + r * t.ldy, acc[r][v], v, n > VL ? VL : n);
+    }
+  }
 }
 
 template <class Last, int R, int NV> PC_INLINE void last_step(const S8Tile& t, vi (&acc)[R][NV]) {
   apply_weight_zero_points(t, acc);
   if (t.columns == NV * VL && !t.bias_q) {
-    Last::template store<true>(t, acc);
+    Last::whole(t, acc);
   } else {
     vi copy[R][NV];
     PC_UNROLL for (int r = 0; r < R; ++r)

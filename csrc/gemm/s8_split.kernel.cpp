@@ -4,7 +4,7 @@
 // rest, row by row of w. Its products are the tile's start.
 //
 // Tile: 6 x 16, as in s8_quads.h. Bound: vpmaddubsw and vpmaddwd for 32 MACs, both on the multipliers, and vpaddd beside them.
-// Rest: 16 rows of x at a time are transposed once, for all panels; then a pair of the rest of an output is one vpmaddwd for 8 rows.
+// Rest: 16 rows of x at a time are transposed once, for all panels; then two entries of the rest of an output are one vpmaddwd for 8 rows.
 #include "gemm/s8_quads.h"
 
 namespace pc {
@@ -39,17 +39,38 @@ void transpose_rows(const void* rows, ptrdiff_t ld, int count, int64_t k, uint8_
 // An entry of the rest; its column is held to k, whatever a damaged file says.
 PC_INLINE int64_t column(const S8Rest& t, uint32_t e) { return t.column[e] < t.k ? t.column[e] : 0; }
 
-// One output by 16 transposed rows.
-PC_INLINE void rest_of_output(const S8Rest& t, const uint8_t* x, uint32_t begin, uint32_t end, vi* low, vi* high) {
-  *low = *high = vi_zero();
+// One output by H times 8 transposed rows.
+template <int H> PC_INLINE void rest_of_output(const S8Rest& t, const uint8_t* x, uint32_t begin, uint32_t end, vi (&sums)[H]) {
+  PC_UNROLL for (int h = 0; h < H; ++h) sums[h] = vi_zero();
   for (uint32_t e = begin; e < end; e += 2) {
-    const bool pair = e + 1 < end;
-    const __m128i a = _mm_load_si128((const __m128i*)(x + column(t, e) * ROWS));
-    const __m128i b = pair ? _mm_load_si128((const __m128i*)(x + column(t, e + 1) * ROWS)) : _mm_setzero_si128();
-    const int16_t values[2] = {t.value[e], pair ? t.value[e + 1] : (int16_t)0};
-    const vi w = vi_broadcast_pair(values);
-    *low = vi_dot2(*low, _mm256_cvtepu8_epi16(_mm_unpacklo_epi8(a, b)), w);
-    *high = vi_dot2(*high, _mm256_cvtepu8_epi16(_mm_unpackhi_epi8(a, b)), w);
+    const bool pair = e + 1 < end;  // the last entry may be alone: then it is taken twice, once by 0
+    const uint8_t* x0 = x + column(t, e) * ROWS;
+    const uint8_t* x1 = pair ? x + column(t, e + 1) * ROWS : x0;
+    const vi w = vi_set1((int32_t)((uint32_t)(uint16_t)t.value[e] | (pair ? (uint32_t)(uint16_t)t.value[e + 1] << 16 : 0u)));
+    PC_UNROLL for (int h = 0; h < H; h += 2) {
+      const int64_t group = h / 2 * ROWS * t.k;
+      const __m128i a = _mm_load_si128((const __m128i*)(x0 + group)), b = _mm_load_si128((const __m128i*)(x1 + group));
+      sums[h] = vi_dot2(sums[h], _mm256_cvtepu8_epi16(_mm_unpacklo_epi8(a, b)), w);
+      if (h + 1 < H) sums[h + 1 < H ? h + 1 : h] = vi_dot2(sums[h + 1 < H ? h + 1 : h], _mm256_cvtepu8_epi16(_mm_unpackhi_epi8(a, b)), w);
+    }
+  }
+}
+
+// A panel by H times 8 transposed rows from row r on. How many entries an output has can't be foreseen by the CPU: the more rows are
+// taken at once, the fewer times it is wrong. No group of ROWS is touched that has no row.
+template <int H> void rest_of_rows(const S8Rest& t, const uint32_t* bound, int64_t r) {
+  const uint8_t* x = t.transposed + r * t.k;
+  for (int v = 0; v < NV; ++v) {
+    vf square[H][VL];  // 8 outputs by 8 rows; the bits of int32
+    for (int i = 0; i < VL; ++i) {
+      vi sums[H];
+      rest_of_output(t, x, bound[v * VL + i], bound[v * VL + i + 1], sums);
+      PC_UNROLL for (int h = 0; h < H; ++h) square[h][i] = _mm256_castsi256_ps(sums[h]);
+    }
+    for (int h = 0; h < H; ++h) {
+      vf_transpose(square[h]);
+      for (int i = 0; i < VL && r + h * VL + i < t.rows; ++i) vf_store((float*)(t.out + (r + h * VL + i) * NR + v * VL), square[h][i]);
+    }
   }
 }
 
@@ -68,21 +89,18 @@ void rest(const S8Rest& t) {
     }
     return;
   }
-  for (int64_t r = 0; r < t.rows; r += ROWS) {
-    const uint8_t* x = t.transposed + r * t.k;
-    PC_UNROLL for (int v = 0; v < NV; ++v) {
-      vf square[2][VL];  // 8 outputs by 8 rows, twice; the bits of int32
-      for (int i = 0; i < VL; ++i) {
-        vi low, high;
-        rest_of_output(t, x, bound[v * VL + i], bound[v * VL + i + 1], &low, &high);
-        square[0][i] = _mm256_castsi256_ps(low);
-        square[1][i] = _mm256_castsi256_ps(high);
-      }
-      for (int half = 0; half < 2; ++half) {
-        vf_transpose(square[half]);
-        for (int i = 0; i < VL && r + half * VL + i < t.rows; ++i) vf_store((float*)(t.out + (r + half * VL + i) * NR + v * VL), square[half][i]);
-      }
-    }
+  for (int64_t r = 0; r < t.rows; r += 8 * VL) {
+    const int64_t vectors = (t.rows - r + VL - 1) / VL;
+    if (vectors == 1)
+      rest_of_rows<1>(t, bound, r);
+    else if (vectors == 2)
+      rest_of_rows<2>(t, bound, r);
+    else if (vectors <= 4)
+      rest_of_rows<4>(t, bound, r);
+    else if (vectors <= 6)
+      rest_of_rows<6>(t, bound, r);
+    else
+      rest_of_rows<8>(t, bound, r);
   }
 }
 

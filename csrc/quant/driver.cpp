@@ -170,7 +170,7 @@ pc_status pc_quantize_rows_run(const float* x, int64_t m, int64_t k, int64_t ldx
     PC_CHECK(kernel.range(x + r * ldx, k, &low, &high), PC_ERROR_NONFINITE, "x holds NaN or infinity in row %lld and can't be quantized", ll(r));
     PC_CHECK(kernel.row_qparams(&low, &high, 1, &scale[r], &zero_point[r], &inverse), PC_ERROR_NONFINITE,
              "x goes from %g to %g in row %lld: the width of that range is not finite", static_cast<double>(low), static_cast<double>(high), ll(r));
-    kernel.quantize_rows({x + r * ldx, ldx, 1, k}, &inverse, &zero_point[r], true, y + r * ldy, ldy);
+    kernel.quantize_row(x + r * ldx, k, inverse, zero_point[r], true, y + r * ldy);
   }
   return PC_OK;
 }

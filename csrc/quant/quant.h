@@ -24,8 +24,10 @@ struct QuantKernel {
   // Scale, zero point (uint8) and 1 / scale of `count` ranges, each of a row, as docs/exactness.md defines them. False when the width of one
   // is not finite.
   bool (*row_qparams)(const float* low, const float* high, int64_t count, float* scale, int32_t* zero_point, float* inverse_scale);
-  // Each row by its own scale and zero point: y = clip(rint(x * inverse_scale) + zero_point, 0, 255), ldy bytes from row to row. False when x holds
-  // NaN; `finite` says that x is finite and within the range that gave the scale, so that nothing needs to be looked at.
+  // y = clip(rint(x * inverse_scale) + zero_point, 0, 255). False when x holds NaN; `finite` says that x is finite and within the range that gave
+  // the scale, so that nothing needs to be looked at.
+  bool (*quantize_row)(const float* x, int64_t count, float inverse_scale, int32_t zero_point, bool finite, uint8_t* y);
+  // Each row by its own scale and zero point, ldy bytes from row to row.
   bool (*quantize_rows)(const FloatRows& x, const float* inverse_scale, const int32_t* zero_point, bool finite, void* y, ptrdiff_t ldy);
   // The same with zero_point taken off again, as int16: what kernels for vpmaddwd multiply.
   bool (*quantize_rows_centered)(const FloatRows& x, const float* inverse_scale, const int32_t* zero_point, bool finite, void* y, ptrdiff_t ldy);

@@ -100,7 +100,7 @@ bool row_qparams(const float* low, const float* high, int64_t count, float* scal
   return !bad;
 }
 
-PC_INLINE bool quantize_row(const float* x, int64_t count, float inverse_scale, int32_t zero_point, bool finite, uint8_t* y) {
+PC_INLINE bool bytes_of_row(const float* x, int64_t count, float inverse_scale, int32_t zero_point, bool finite, uint8_t* y) {
   const vf f = vf_set1(inverse_scale);
   const vi z = vi_set1(zero_point);
   int64_t i = 0;
@@ -135,10 +135,14 @@ PC_INLINE bool quantize_row_centered(const float* x, int64_t count, float invers
   return !bad;
 }
 
+bool quantize_row(const float* x, int64_t count, float inverse_scale, int32_t zero_point, bool finite, uint8_t* y) {
+  return bytes_of_row(x, count, inverse_scale, zero_point, finite, y);
+}
+
 bool quantize_rows(const FloatRows& x, const float* inverse_scale, const int32_t* zero_point, bool finite, void* y, ptrdiff_t ldy) {
   bool ok = true;
   for (int64_t r = 0; r < x.rows; ++r)
-    ok &= quantize_row(x.x + r * x.ld, x.count, inverse_scale[r], zero_point[r], finite, (uint8_t*)y + r * ldy);
+    ok &= bytes_of_row(x.x + r * x.ld, x.count, inverse_scale[r], zero_point[r], finite, (uint8_t*)y + r * ldy);
   return ok;
 }
 
@@ -171,7 +175,7 @@ template <class T> void dequantize(const T* x, int64_t count, float scale, int32
 
 extern const QuantKernel quant;
 const QuantKernel quant = {
-    "quant/" PC_ISA_NAME, range, row_ranges, quantize, row_qparams, quantize_rows, quantize_rows_centered,
+    "quant/" PC_ISA_NAME, range, row_ranges, quantize, row_qparams, quantize_row, quantize_rows, quantize_rows_centered,
     dequantize<uint8_t>, dequantize<int8_t>, dequantize<int32_t>,
 };
 

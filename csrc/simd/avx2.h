@@ -120,11 +120,6 @@ PC_INLINE vb vb_clip(const vi (&q)[4], int16_t zero_point, uint8_t low, uint8_t 
 PC_INLINE void vb_store_half(void* p, vb b, int half) {
   _mm_storeu_si128((__m128i*)p, half ? _mm256_extracti128_si256(b, 1) : _mm256_castsi256_si128(b));
 }
-PC_INLINE void vb_store_half_n(void* p, vb b, int half, int n) {
-  uint8_t x[16];
-  vb_store_half(x, b, half);
-  memcpy(p, x, (size_t)n);
-}
 PC_INLINE void vi_store_16x2(int16_t* p, vi a, vi b) {
   _mm256_storeu_si256((__m256i*)p, _mm256_permute4x64_epi64(_mm256_packs_epi32(a, b), 0xd8));
 }

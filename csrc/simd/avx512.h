@@ -167,17 +167,9 @@ PC_INLINE vb vb_clip(const vi (&q)[4], int16_t zero_point, uint8_t low, uint8_t 
   const __m512i bytes = _mm512_xor_si512(_mm512_max_epu8(_mm512_packus_epi16(a, b), _mm512_set1_epi8((char)low)), _mm512_set1_epi8((char)flip));
   return _mm512_permutexvar_epi32(order, bytes);
 }
-PC_INLINE __m256i half_of(vb b, int half) { return half ? _mm512_extracti64x4_epi64(b, 1) : _mm512_castsi512_si256(b); }
-PC_INLINE void vb_store_half(void* p, vb b, int half) { _mm256_storeu_si256((__m256i*)p, half_of(b, half)); }
-#if defined(PC_SIMDE)
-PC_INLINE void vb_store_half_n(void* p, vb b, int half, int n) {
-  uint8_t x[32];
-  vb_store_half(x, b, half);
-  memcpy(p, x, (size_t)n);
+PC_INLINE void vb_store_half(void* p, vb b, int half) {
+  _mm256_storeu_si256((__m256i*)p, half ? _mm512_extracti64x4_epi64(b, 1) : _mm512_castsi512_si256(b));
 }
-#else
-PC_INLINE void vb_store_half_n(void* p, vb b, int half, int n) { _mm256_mask_storeu_epi8(p, (__mmask32)((1ull << n) - 1), half_of(b, half)); }
-#endif
 PC_INLINE void vi_store_16x2(int16_t* p, vi a, vi b) {
   const __m512i order = _mm512_setr_epi64(0, 2, 4, 6, 1, 3, 5, 7);
   _mm512_storeu_si512((void*)p, _mm512_permutexvar_epi64(order, _mm512_packs_epi32(a, b)));

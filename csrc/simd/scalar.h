@@ -92,8 +92,7 @@ PC_INLINE vb vb_clip(const vi (&q)[4], int16_t zero_point, uint8_t low, uint8_t 
   }
   return r;
 }
-PC_INLINE void vb_store_half_n(void* p, vb b, int half, int n) { memcpy(p, b.b + 2 * half, (size_t)n); }
-PC_INLINE void vb_store_half(void* p, vb b, int half) { vb_store_half_n(p, b, half, 2); }
+PC_INLINE void vb_store_half(void* p, vb b, int half) { memcpy(p, b.b + 2 * half, 2); }
 PC_INLINE void vi_store_16x2(int16_t* p, vi a, vi b) {
   p[0] = (int16_t)a;
   p[1] = (int16_t)b;
