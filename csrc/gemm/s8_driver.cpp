@@ -139,18 +139,22 @@ void prepare_start(const Call& call, int columns, Panel* panel) {
   const bool with_bias = t->bias_q && largest_bias + d.k * 255 * (wide ? 255 : 128) <= INT32_MAX;
   // Groups of 2 have the zero point off already.
   const uint32_t zero_point = call.w.kernel->group == 2 ? 0u : static_cast<uint32_t>(d.x_zero_point + (d.x_type == PC_S8 ? 128 : 0));
-  if (zero_point == 0 && !with_bias && call.w.kernel->group == 2) return;
-  for (int i = 0; i < call.w.header->nr; ++i)
-    panel->start[i] = static_cast<int32_t>(static_cast<uint32_t>(with_bias ? t->bias_q[i] : 0) - zero_point * static_cast<uint32_t>(t->w_sum[i]));
+  // Nothing to start from, or not worth it for the one tile that there is.
+  if (!with_bias && (call.w.kernel->group == 2 || d.m <= call.w.kernel->mr)) return;
+  const int nr = call.w.header->nr;
+  for (int i = 0; i < nr; ++i) panel->start[i] = static_cast<int32_t>(0 - zero_point * static_cast<uint32_t>(t->w_sum[i]));
+  for (int i = 0; with_bias && i < nr; ++i)
+    panel->start[i] = static_cast<int32_t>(static_cast<uint32_t>(panel->start[i]) + static_cast<uint32_t>(t->bias_q[i]));
   t->start = panel->start;
   if (with_bias) t->bias_q = nullptr;
 }
 
 pc_status prepare_panel(const Call& call, int64_t n0, int columns, Panel* panel) {
   const pc_gemm_s8_desc& d = call.d;
-  panel->tile = {};
   panel->n0 = n0;
   S8Tile* t = &panel->tile;
+  t->start = t->bias_q = t->w_zero_point = nullptr;
+  t->bias = nullptr;
   const int nr = call.w.header->nr;
   const float* w_scale = call.w.scale + n0;
   const bool to_q8 = d.y_type == PC_U8 || d.y_type == PC_S8;
@@ -320,19 +324,19 @@ class Part {
     const bool to_q8 = d_.y_type == PC_U8 || d_.y_type == PC_S8, curve = is_curve(d_.activation);
     const int64_t y_size = static_cast<int64_t>(size_of(d_.y_type));
     const S8TileFunction* tiles = d_.y_type == PC_S32 ? kernel_.s32 : to_q8 && !curve ? kernel_.q8 : kernel_.f32;
-    const int64_t count = divide_up(end - begin, static_cast<int64_t>(kernel_.nr));
     if (prepared_ != begin) {
-      for (int64_t i = 0; i < count; ++i) {
-        const int64_t n0 = begin + i * kernel_.nr;
-        PC_TRY(prepare_panel(call_, n0, static_cast<int>(std::min<int64_t>(kernel_.nr, end - n0)), &panels_[i]));
-        panels_[i].tile.ldx = row_bytes_;
+      prepared_count_ = 0;
+      for (int64_t n0 = begin; n0 < end; n0 += kernel_.nr) {
+        Panel& panel = panels_[prepared_count_++];
+        PC_TRY(prepare_panel(call_, n0, static_cast<int>(std::min<int64_t>(kernel_.nr, end - n0)), &panel));
+        panel.tile.ldx = row_bytes_;
       }
       prepared_ = begin;
     }
     if (call_.w.rest_begin) multiply_rest(rows, begin);
     bool finite = true;
     for_tiles(rows, kernel_.mr, [&](int64_t r, int tile_rows) {
-      for (int64_t i = 0; i < count; ++i) {
+      for (int i = 0; i < prepared_count_; ++i) {
         S8Tile& t = panels_[i].tile;
         t.x = row(r);
         t.x_zero_point = x_zero_point_ + r;
@@ -385,6 +389,7 @@ class Part {
   uint8_t* transposed_;
   int32_t* rest_;
   int64_t prepared_ = -1;  // the first output of the panels below
+  int prepared_count_ = 0;
   Panel panels_[kMaxPanels];
 };
 

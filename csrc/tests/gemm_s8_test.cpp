@@ -253,7 +253,7 @@ void check_last_step(const LastStep& c, Random& random) {
   fill_float_rows(xf, c.m, c.k, random);
   for (size_t j = 0; j < n; ++j) {
     w_scale[j] = std::ldexp(random.real(0.5f, 1), static_cast<int>(random.integer(-8, 0)));
-    bias[j] = random.real(-2, 2) * std::ldexp(1.0f, static_cast<int>(random.integer(-3, j % 5 == 4 ? 40 : 3)));  // some saturate
+    bias[j] = random.real(-2, 2) * std::ldexp(1.0f, static_cast<int>(random.integer(-3, n % 2 && j % 5 == 4 ? 40 : 3)));  // some saturate
     w_zero_points[j] = static_cast<int32_t>(random.integer(lw.low, lw.high));
   }
 
@@ -349,6 +349,85 @@ TEST(last_step) {
                     check_last_step({s.m, s.n, s.k, x_type, w_type, y_type, given, bias, zero_points, a, clamp.low, clamp.high}, random);
                   }
     check_kernel("gemm_s8", isa);
+  });
+}
+
+// The largest bias that the accumulators can start from, the next one, and those at the ends of int32, with the largest sums of both signs.
+TEST(bias_at_the_limits) {
+  for_each_isa([](const std::string&) {
+    constexpr int64_t M = 29, N = 64, K = 64;
+    const double room = 2147483647.0 - K * 255 * 128, most = std::floor(room / 128) * 128;  // floats of this size are multiples of 128
+    for (const double size : {most, most + 128, 2147483520.0, 2147483648.0})
+      for (const int sign : {-1, 1})
+        for (const int32_t zero_point : {0, 255}) {
+          std::vector<uint8_t> x(M * K);
+          std::vector<int8_t> w(N * K);
+          for (size_t i = 0; i < x.size(); ++i) x[i] = i / K % 2 ? 255 : 0;
+          for (size_t i = 0; i < w.size(); ++i) w[i] = i / K % 2 ? 127 : -128;
+          const std::vector<float> bias(N, static_cast<float>(sign * size));
+          Aligned packed = pack_s8(w.data(), PC_S8, N, K, K, 1, nullptr);
+          pc_gemm_s8_desc d{};
+          d.size = sizeof d;
+          d.m = M;
+          d.n = N;
+          d.k = K;
+          d.x_type = PC_U8;
+          d.y_type = PC_S8;
+          d.x_scale = 1;
+          d.y_scale = 16777216;
+          d.x_zero_point = zero_point;
+          d.bias = bias.data();
+          std::vector<int8_t> y(M * N);
+          CHECK_OK(run_s8(d, packed, x.data(), y.data()));
+          for (size_t i = 0; i < M; ++i)
+            for (size_t j = 0; j < N; ++j) {
+              const int32_t acc = static_cast<int32_t>(K) * (x[i * K] - zero_point) * w[j * K];
+              const int32_t wanted = reference::to_q8(acc, d, 1, bias.data());
+              CHECK(y[i * N + j] == wanted, "[%zu, %zu], bias %g, zero point %d: got %d, wanted %d", i, j, sign * size, zero_point, y[i * N + j], wanted);
+            }
+        }
+  });
+}
+
+// Every result that a requantized byte can come from: far below and above int32, and at each bound of a clamp.
+TEST(bytes_saturate) {
+  for_each_isa([](const std::string&) {
+    constexpr int64_t M = 26, N = 32, K = 4;
+    Random random(21);
+    std::vector<uint8_t> x(M * K);
+    std::vector<int8_t> w(N * K);
+    std::vector<float> scale(N);
+    random.fill(x.data(), x.size());
+    random.fill(w.data(), w.size());
+    for (size_t j = 0; j < N; ++j) scale[j] = std::ldexp(1.0f, static_cast<int>(j) * 4 - 20);
+    Aligned packed = pack_s8(w.data(), PC_S8, N, K, K, 1, scale.data());
+    for (const pc_type y_type : {PC_U8, PC_S8})
+      for (const bool clamp : {false, true})
+        for (int32_t zero_point = reference::limits_of(y_type).low; zero_point <= reference::limits_of(y_type).high; zero_point += 51) {
+          pc_gemm_s8_desc d{};
+          d.size = sizeof d;
+          d.m = M;
+          d.n = N;
+          d.k = K;
+          d.x_type = PC_U8;
+          d.y_type = y_type;
+          d.x_scale = 1;
+          d.x_zero_point = 128;
+          d.y_scale = 0.5f;
+          d.y_zero_point = zero_point;
+          d.activation = clamp ? PC_ACTIVATION_CLAMP : PC_ACTIVATION_NONE;
+          d.low = -20;
+          d.high = 30;
+          std::vector<uint8_t> y(M * N);
+          CHECK_OK(run_s8(d, packed, x.data(), y.data()));
+          for (size_t i = 0; i < M; ++i)
+            for (size_t j = 0; j < N; ++j) {
+              int32_t acc = 0;
+              for (size_t k = 0; k < K; ++k) acc += (x[i * K + k] - 128) * w[j * K + k];
+              const int32_t wanted = reference::to_q8(acc, d, scale[j], nullptr), got = value(y.data(), y_type, static_cast<int64_t>(i * N + j));
+              CHECK(got == wanted, "[%zu, %zu], zero point %d: got %d, wanted %d", i, j, zero_point, got, wanted);
+            }
+        }
   });
 }
 
