@@ -66,6 +66,9 @@ struct GemmS8Kernel {
   // Only of a kernel for split weights. out[16 * k] of up to 16 rows; the products with the rest of a panel.
   void (*transpose_rows)(const void* rows, ptrdiff_t ld, int count, int64_t k, uint8_t* out);
   void (*rest)(const S8Rest& rest);
+  // Only of a kernel that multiplies int16: the same tiles for a panel that widen() has made int16, where one serves many rows.
+  void (*widen)(const int8_t* panel, int64_t count, int16_t* out);
+  S8TileFunction wide_s32[kMaxMr], wide_f32[kMaxMr], wide_q8[kMaxMr];
 };
 
 // int4: a chunk is 32 values of k, a group of k one or more chunks with one scale for each output.

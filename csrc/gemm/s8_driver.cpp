@@ -21,14 +21,20 @@ constexpr int kMaxTilesInBlock = 24;
 constexpr int64_t kFewRowsOfRest = 8;  // fewer are not transposed for the rest of a split weight
 constexpr int64_t kPanelsBytes = 16 * 1024;  // of panels taken together: half of the smallest L1
 constexpr int kMaxPanels = 8;
+constexpr int64_t kTilesOfWide = 4;  // panels of half of kPanelsBytes are widened for as many tiles of rows or more
 constexpr int64_t kSameSets = 2048;  // rows a multiple of this apart lie in one or two sets of L1: they are packed
 
 // A part's own workspace: rows of x as the kernel wants them, what goes with each row, and one float32 tile.
 struct Workspace {
   size_t row_bytes;  // from row to row
   int64_t rows;      // of a block
-  size_t x_scale, x_zero_point, x_sum, tile, transposed, rest, bytes;
+  size_t x_scale, x_zero_point, x_sum, tile, transposed, rest, wide, bytes;
 };
+
+// Whether panels are widened for that many rows.
+bool has_wide(const S8Packed& weight, int64_t rows) {
+  return weight.kernel->widen && rows >= kTilesOfWide * weight.kernel->mr && weight.panel_bytes <= kPanelsBytes / 2;
+}
 
 Workspace workspace_of(int64_t m, const S8Packed& weight) {
   const GemmS8Kernel& kernel = *weight.kernel;
@@ -47,7 +53,8 @@ Workspace workspace_of(int64_t m, const S8Packed& weight) {
   w.transposed = w.tile + round_up(sizeof(float) * kMaxMr * kMaxNr, kAlignment);
   const bool rest = weight.rest_begin != nullptr, transposed = rest && w.rows >= kFewRowsOfRest;
   w.rest = w.transposed + (transposed ? round_up(static_cast<size_t>(round_up(w.rows, kRowsAtOnce) * k), kAlignment) : 0);
-  w.bytes = w.rest + (rest ? static_cast<size_t>(w.rows * kernel.nr) * 4 : 0);
+  w.wide = w.rest + (rest ? static_cast<size_t>(w.rows * kernel.nr) * 4 : 0);
+  w.bytes = w.wide + (has_wide(weight, w.rows) ? static_cast<size_t>(2 * kPanelsBytes) : 0);
   return w;
 }
 
@@ -223,7 +230,8 @@ class Part {
         x_sum_(reinterpret_cast<int32_t*>(workspace + layout.x_sum)),
         tile_(reinterpret_cast<float*>(workspace + layout.tile)),
         transposed_(reinterpret_cast<uint8_t*>(workspace + layout.transposed)),
-        rest_(reinterpret_cast<int32_t*>(workspace + layout.rest)) {}
+        rest_(reinterpret_cast<int32_t*>(workspace + layout.rest)),
+        wide_(reinterpret_cast<int16_t*>(workspace + layout.wide)) {}
 
   pc_status run(const Block& block) {
     for (int64_t m0 = block.m.begin; m0 < block.m.end; m0 += layout_.rows) {
@@ -323,13 +331,21 @@ class Part {
   pc_status run_panels(int64_t m0, int64_t rows, int64_t begin, int64_t end) {
     const bool to_q8 = d_.y_type == PC_U8 || d_.y_type == PC_S8, curve = is_curve(d_.activation);
     const int64_t y_size = static_cast<int64_t>(size_of(d_.y_type));
-    const S8TileFunction* tiles = d_.y_type == PC_S32 ? kernel_.s32 : to_q8 && !curve ? kernel_.q8 : kernel_.f32;
+    const bool wide = has_wide(call_.w, layout_.rows);
+    const S8TileFunction* to_f32 = wide ? kernel_.wide_f32 : kernel_.f32;
+    const S8TileFunction* to_bytes = wide ? kernel_.wide_q8 : kernel_.q8;
+    const S8TileFunction* to_s32 = wide ? kernel_.wide_s32 : kernel_.s32;
+    const S8TileFunction* tiles = d_.y_type == PC_S32 ? to_s32 : to_q8 && !curve ? to_bytes : to_f32;
     if (prepared_ != begin) {
       prepared_count_ = 0;
       for (int64_t n0 = begin; n0 < end; n0 += kernel_.nr) {
         Panel& panel = panels_[prepared_count_++];
         PC_TRY(prepare_panel(call_, n0, static_cast<int>(std::min<int64_t>(kernel_.nr, end - n0)), &panel));
         panel.tile.ldx = row_bytes_;
+        if (!wide) continue;
+        int16_t* place = wide_ + (prepared_count_ - 1) * call_.w.panel_bytes;
+        kernel_.widen(panel.tile.w, call_.w.panel_bytes, place);
+        panel.tile.w = reinterpret_cast<const int8_t*>(place);
       }
       prepared_ = begin;
     }
@@ -346,7 +362,7 @@ class Part {
         t.y = call_.y + ((m0 + r) * d_.ldy + panels_[i].n0) * y_size;
         t.ldy = static_cast<ptrdiff_t>(d_.ldy * y_size);
         if (curve)
-          finite &= run_curve(t, tile_rows);
+          finite &= run_curve(t, tile_rows, to_f32);
         else
           tiles[tile_rows - 1](t);
       }
@@ -356,7 +372,7 @@ class Part {
   }
 
   // A tile with an activation that is no clamp: in place if the result is float32, else by way of a float32 tile.
-  bool run_curve(S8Tile& t, int rows) {
+  bool run_curve(S8Tile& t, int rows, const S8TileFunction* to_f32) {
     char* y = static_cast<char*>(t.y);
     const ptrdiff_t ldy = t.ldy;
     const bool to_q8 = d_.y_type != PC_F32;
@@ -364,7 +380,7 @@ class Part {
       t.y = tile_;
       t.ldy = static_cast<ptrdiff_t>(kMaxNr * sizeof(float));
     }
-    kernel_.f32[rows - 1](t);
+    to_f32[rows - 1](t);
     const ptrdiff_t ld_tile = t.ldy / static_cast<ptrdiff_t>(sizeof(float));
     activation_.in_place(d_.activation, static_cast<float*>(t.y), rows, t.columns, ld_tile);
     bool finite = true;
@@ -388,6 +404,7 @@ class Part {
   float* tile_;
   uint8_t* transposed_;
   int32_t* rest_;
+  int16_t* wide_;
   int64_t prepared_ = -1;  // the first output of the panels below
   int prepared_count_ = 0;
   Panel panels_[kMaxPanels];

@@ -72,7 +72,7 @@ template <bool Split, class Last, int R> constexpr void fill(S8TileFunction* by_
 }
 
 template <bool Split> constexpr GemmS8Kernel quads(const char* name) {
-  GemmS8Kernel kernel{name, MR, NV * VL, 4, 1, {}, {}, {}, pack_row_8, nullptr, nullptr};
+  GemmS8Kernel kernel{name, MR, NV * VL, 4, 1, {}, {}, {}, pack_row_8, nullptr, nullptr, nullptr, {}, {}, {}};
   fill<Split, ToS32, MR>(kernel.s32);
   fill<Split, ToF32, MR>(kernel.f32);
   fill<Split, ToQ8, MR>(kernel.q8);

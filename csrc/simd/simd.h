@@ -39,11 +39,13 @@
 #define PC_INLINE_MEMBER inline __attribute__((always_inline))
 #define PC_NOINLINE static __attribute__((noinline))
 #define PC_UNROLL _Pragma("GCC unroll 16")
+#define PC_UNROLL_2 _Pragma("GCC unroll 2")
 #else
 #define PC_INLINE static __forceinline
 #define PC_INLINE_MEMBER __forceinline
 #define PC_NOINLINE static __declspec(noinline)
 #define PC_UNROLL
+#define PC_UNROLL_2
 #endif
 
 #if defined(__GNUC__)
