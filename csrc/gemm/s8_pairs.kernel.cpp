@@ -3,7 +3,8 @@
 //
 // Tile: AVX2 6 x 16 (12 accumulators, 2 weight vectors, a broadcast, a product: all 16 registers), scalar 4 x 4. x is widened when it is
 // packed, its zero point taken off, so the last step needs no correction. w stays int8 in memory, half the traffic, and is widened in
-// registers: 2 vpmovsxbw for 2 * MR products; a short panel that serves many rows is widened once, beforehand. Bound: 2 instructions (vpmaddwd, vpaddd) for 16 MACs.
+// registers: 2 vpmovsxbw for 2 * MR products; a short panel that serves many rows is widened once, beforehand. Bound: 2 instructions (vpmaddwd,
+// vpaddd) for 16 MACs.
 #include "gemm/gemm.h"
 #include "gemm/s8_last_step.h"
 #include "simd/simd.h"

@@ -383,7 +383,8 @@ TEST(bias_at_the_limits) {
             for (size_t j = 0; j < N; ++j) {
               const int32_t acc = static_cast<int32_t>(K) * (x[i * K] - zero_point) * w[j * K];
               const int32_t wanted = reference::to_q8(acc, d, 1, bias.data());
-              CHECK(y[i * N + j] == wanted, "[%zu, %zu], bias %g, zero point %d: got %d, wanted %d", i, j, sign * size, zero_point, y[i * N + j], wanted);
+              CHECK(y[i * N + j] == wanted, "[%zu, %zu], bias %g, zero point %d: got %d, wanted %d", i, j, sign * size, zero_point, y[i * N + j],
+                    wanted);
             }
         }
   });
