@@ -89,31 +89,37 @@ struct FloatRows {
   // Rows [m, m + count) of x, at most kRowsAtOnce, to y, row_bytes apart and padded to k_padded values with zeros; and what goes with each row.
   pc_status quantize(const QuantKernel& quant, int64_t m, int count, char* y, size_t row_bytes, int64_t k_padded, float* scales,
                      int32_t* zero_points) const {
-    const float* from = x + m * ldx;
+    const FloatSpan span{x + m * ldx, ldx, count, k};
     const bool dynamic = scale == 0.0f;
     float low[kRowsAtOnce], high[kRowsAtOnce], inverse[kRowsAtOnce];
     if (dynamic) {
-      for (int i = 0; i < count; ++i)
-        PC_CHECK(quant.range(from + i * ldx, k, &low[i], &high[i]), PC_ERROR_NONFINITE, "x holds NaN or infinity in row %lld and can't be quantized",
-                 ll(m + i));
+      if (!quant.row_ranges(span, low, high)) return not_finite(span, m, "NaN or infinity");
       if (!quant.row_qparams(low, high, count, scales, zero_points, inverse)) return too_wide(m, low, high);
+    } else {
+      std::fill_n(scales, count, scale);
+      std::fill_n(zero_points, count, zero_point);
+      std::fill_n(inverse, count, inverse_scale);
     }
-    const int64_t value_size = centered ? 2 : 1;
-    for (int i = 0; i < count; ++i, y += row_bytes) {
-      if (!dynamic) {
-        scales[i] = scale;
-        zero_points[i] = zero_point;
-        inverse[i] = inverse_scale;
-      }
-      const bool ok = centered ? quant.quantize_row_centered(from + i * ldx, k, inverse[i], zero_points[i], dynamic, reinterpret_cast<int16_t*>(y))
-                               : quant.quantize_row(from + i * ldx, k, inverse[i], zero_points[i], dynamic, reinterpret_cast<uint8_t*>(y));
-      PC_CHECK(ok, PC_ERROR_NONFINITE, "x holds NaN in row %lld and can't be quantized", ll(m + i));
-      std::memset(y + k * value_size, 0, static_cast<size_t>((k_padded - k) * value_size));
-    }
+    const auto convert = centered ? quant.quantize_rows_centered : quant.quantize_rows;
+    if (!convert(span, inverse, zero_points, dynamic, y, static_cast<ptrdiff_t>(row_bytes))) return not_finite(span, m, "NaN");
+    const int64_t value_size = centered ? 2 : 1, padding = (k_padded - k) * value_size;
+    for (int i = 0; padding && i < count; ++i) std::memset(y + static_cast<size_t>(i) * row_bytes + k * value_size, 0, static_cast<size_t>(padding));
     return PC_OK;
   }
 
  private:
+  // One of the rows from m on holds what can't be quantized: `what`; NaN alone where infinities saturate.
+  static pc_status not_finite(const FloatSpan& span, int64_t m, const char* what) {
+    const bool nan_alone = std::strcmp(what, "NaN") == 0;
+    for (int64_t i = 0; i < span.rows; ++i)
+      for (int64_t j = 0; j < span.count; ++j) {
+        const float value = span.x[i * span.ld + j];
+        if (nan_alone ? std::isnan(value) : !std::isfinite(value))
+          return fail(PC_ERROR_NONFINITE, "x holds %s in row %lld and can't be quantized", what, ll(m + i));
+      }
+    return fail(PC_ERROR_NONFINITE, "x holds %s and can't be quantized", what);
+  }
+
   // One of the rows from m on has a range whose width is not finite.
   static pc_status too_wide(int64_t m, const float* low, const float* high) {
     int i = 0;

@@ -18,7 +18,7 @@ namespace {
 
 constexpr size_t kRowsBytes = 192 * 1024;  // of packed rows in a block: they share L2 with a panel of w
 constexpr int kMaxTilesInBlock = 24;
-constexpr int64_t kFewRowsOfRest = 8;  // fewer are not transposed for the rest of a split weight
+constexpr int64_t kFewRowsOfRest = 3;        // fewer are not transposed for the rest of a split weight
 constexpr int64_t kPanelsBytes = 16 * 1024;  // of panels taken together: half of the smallest L1
 constexpr int kMaxPanels = 8;
 constexpr int64_t kTilesOfWide = 4;  // panels of half of kPanelsBytes are widened for as many tiles of rows or more

@@ -8,7 +8,7 @@
 namespace pc {
 
 // `rows` rows of `count` values, ld elements apart.
-struct FloatRows {
+struct FloatSpan {
   const float* x;
   int64_t ld, rows, count;
 };
@@ -18,7 +18,7 @@ struct QuantKernel {
   // Range of x[count] with 0 included; false when x holds NaN or infinity.
   bool (*range)(const float* x, int64_t count, float* low, float* high);
   // The same of each row; false when one of them holds NaN or infinity.
-  bool (*row_ranges)(const FloatRows& x, float* low, float* high);
+  bool (*row_ranges)(const FloatSpan& x, float* low, float* high);
   // y = clip(rint(x / scale) + zero_point, low, high); false when x holds NaN.
   bool (*quantize)(const float* x, int64_t count, float scale, int32_t zero_point, int32_t low, int32_t high, void* y);
   // Scale, zero point (uint8) and 1 / scale of `count` ranges, each of a row, as docs/exactness.md defines them. False when the width of one
@@ -28,9 +28,9 @@ struct QuantKernel {
   // the scale, so that nothing needs to be looked at.
   bool (*quantize_row)(const float* x, int64_t count, float inverse_scale, int32_t zero_point, bool finite, uint8_t* y);
   // Each row by its own scale and zero point, ldy bytes from row to row.
-  bool (*quantize_rows)(const FloatRows& x, const float* inverse_scale, const int32_t* zero_point, bool finite, void* y, ptrdiff_t ldy);
+  bool (*quantize_rows)(const FloatSpan& x, const float* inverse_scale, const int32_t* zero_point, bool finite, void* y, ptrdiff_t ldy);
   // The same with zero_point taken off again, as int16: what kernels for vpmaddwd multiply.
-  bool (*quantize_rows_centered)(const FloatRows& x, const float* inverse_scale, const int32_t* zero_point, bool finite, void* y, ptrdiff_t ldy);
+  bool (*quantize_rows_centered)(const FloatSpan& x, const float* inverse_scale, const int32_t* zero_point, bool finite, void* y, ptrdiff_t ldy);
   void (*dequantize_u8)(const uint8_t* x, int64_t count, float scale, int32_t zero_point, float* y);
   void (*dequantize_s8)(const int8_t* x, int64_t count, float scale, int32_t zero_point, float* y);
   void (*dequantize_s32)(const int32_t* x, int64_t count, float scale, int32_t zero_point, float* y);

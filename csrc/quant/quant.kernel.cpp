@@ -44,7 +44,7 @@ bool range(const float* x, int64_t count, float* low, float* high) {
 }
 
 // VL rows are folded into one vector together, which takes a third of the instructions that one by one would.
-bool row_ranges(const FloatRows& x, float* low, float* high) {
+bool row_ranges(const FloatSpan& x, float* low, float* high) {
   vf bad = vf_zero();
   int64_t r = 0;
   for (; r + VL <= x.rows; r += VL) {
@@ -139,14 +139,14 @@ bool quantize_row(const float* x, int64_t count, float inverse_scale, int32_t ze
   return bytes_of_row(x, count, inverse_scale, zero_point, finite, y);
 }
 
-bool quantize_rows(const FloatRows& x, const float* inverse_scale, const int32_t* zero_point, bool finite, void* y, ptrdiff_t ldy) {
+bool quantize_rows(const FloatSpan& x, const float* inverse_scale, const int32_t* zero_point, bool finite, void* y, ptrdiff_t ldy) {
   bool ok = true;
   for (int64_t r = 0; r < x.rows; ++r)
     ok &= bytes_of_row(x.x + r * x.ld, x.count, inverse_scale[r], zero_point[r], finite, (uint8_t*)y + r * ldy);
   return ok;
 }
 
-bool quantize_rows_centered(const FloatRows& x, const float* inverse_scale, const int32_t* zero_point, bool finite, void* y, ptrdiff_t ldy) {
+bool quantize_rows_centered(const FloatSpan& x, const float* inverse_scale, const int32_t* zero_point, bool finite, void* y, ptrdiff_t ldy) {
   bool ok = true;
   for (int64_t r = 0; r < x.rows; ++r)
     ok &= quantize_row_centered(x.x + r * x.ld, x.count, inverse_scale[r], zero_point[r], finite, (int16_t*)((char*)y + r * ldy));
