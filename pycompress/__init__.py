@@ -22,6 +22,7 @@ from .calibration import Observer, calibrate
 from .convfactors import ConvFactors, factorize_conv
 from .factorize import factorize
 from .inputs import InputStatistics, unfold
+from .model import CompressedModel, compress, load
 from .onnx_ops import (
     dequantize_linear,
     dynamic_quantize_linear,
@@ -36,6 +37,7 @@ from .quantize import quantize
 from .weights import Float16Weight, Float32Weight, Int4Weight, Int8Weight, LowRankWeight, QParams
 
 __all__ = [
+    "CompressedModel",
     "ConvFactors",
     "Float16Weight",
     "Float32Weight",
@@ -50,6 +52,7 @@ __all__ = [
     "add",
     "average_pool2d",
     "calibrate",
+    "compress",
     "cpu_info",
     "dequantize_linear",
     "dynamic_quantize_linear",
@@ -58,6 +61,7 @@ __all__ = [
     "get_num_threads",
     "global_average_pool",
     "linear",
+    "load",
     "matmul_integer",
     "max_pool2d",
     "prune",

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from . import bench, demo, doctor
+from . import bench, compress, demo, doctor, inspect
 from .common import CommandError
 
 __all__ = ["app", "main"]
@@ -26,6 +26,8 @@ class _Group(TyperGroup):
 
 
 app = typer.Typer(cls=_Group, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+app.command()(compress.compress)
+app.command()(inspect.inspect)
 app.command()(doctor.doctor)
 app.command()(demo.demo)
 app.add_typer(bench.app, name="bench")
