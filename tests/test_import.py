@@ -27,7 +27,20 @@ def test_import_loads_nothing_but_numpy(backend):
     modules = loaded("import pycompress", PYCOMPRESS_BACKEND=backend)
     assert "pycompress.ops" in modules
     assert foreign(modules) == {"pycompress"}
-    later = ("bench", "capi", "cli", "demo", "distill", "inspection", "io", "kernels", "numba", "pipeline", "qat", "recipe")
+    later = (
+        "bench",
+        "capi",
+        "cli",
+        "demo",
+        "distill",
+        "inspection",
+        "io",
+        "kernels",
+        "numba",
+        "pipeline",
+        "qat",
+        "recipe",
+    )
     later += ("report", "selfcheck", "torch")
     assert not {name for name in modules if name.split(".")[1:2] and name.split(".")[1] in later}
 
