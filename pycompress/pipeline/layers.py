@@ -76,7 +76,7 @@ def _kinds(steps: Steps, layer: str) -> list[str]:
 
 
 class Samples:
-    """Calibration inputs of a layer: rows, float32 [samples, k], where they are known; their sums, when they are needed."""
+    """Calibration inputs of a layer: rows, float32 [samples, k], where they are known; their sums, made when needed."""
 
     def __init__(self, rows: Floats | None, statistics: InputStatistics | None = None) -> None:
         self.rows, self._statistics = rows, statistics
