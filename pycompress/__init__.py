@@ -12,6 +12,8 @@ Operations: `linear`, and the ONNX operators `quantize_linear`, `dequantize_line
 Converters from float32 weights: `quantize`, `calibrate`, `prune`, `factorize`, `factorize_conv`. The modules
 `pycompress.prune`, `.quantize` and `.factorize` hold more: `from pycompress.prune import prune_all`.
 
+Whole models: `compress` by a recipe, `load` from a file; `pycompress compress` does both, tensor by tensor.
+
 Beside these: `pycompress.kernels` (the same kernels in Numba), `pycompress.numba` (the native ones inside @njit),
 `pycompress.capi` (the C interface through cffi).
 """

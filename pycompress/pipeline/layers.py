@@ -126,7 +126,7 @@ def make(w: Floats, steps: Steps, layer: str, samples: Samples | None, seed: int
     x_qparams = _range(samples, steps.quantize)
     if layer == "depthwise":
         samples = None  # each channel has inputs of its own: nothing else here uses them
-    inputs = None if samples is None or not _fits_inputs(steps) else samples.statistics
+    inputs = None if samples is None or not _uses_inputs(steps) else samples.statistics
     note, factors = "", None
     if steps.factorize is not None:
         from ..factorize import factorize
@@ -154,14 +154,11 @@ def make(w: Floats, steps: Steps, layer: str, samples: Samples | None, seed: int
     return Made(weight, label, error if math.isfinite(error) else None, error_of, x_qparams, note)
 
 
-def _fits_inputs(steps: Steps) -> bool:
+def _uses_inputs(steps: Steps) -> bool:
     """Whether a step makes use of calibration inputs, whose sums cost some time."""
     q = steps.quantize
-    return (
-        steps.factorize is not None
-        or steps.prune is not None
-        or (q is not None and (q.bits, q.rounding, q.clip) != (8, None, "max"))
-    )
+    rounds = q is not None and (q.bits == 4 or q.rounding == "gptq" or q.clip == "mse")
+    return steps.factorize is not None or steps.prune is not None or rounds
 
 
 def _range(samples: Samples | None, q: Quantize | None) -> tuple[float, int] | None:

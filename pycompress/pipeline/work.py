@@ -164,12 +164,14 @@ def _in_process(task: Task, path: str, calibration: str | Mapping[str, Any] | No
     return _do(task, _readers[task.name], Journal(Path(journal)))
 
 
-def _end_with_parent() -> None:
-    """A worker whose parent is killed would wait for work forever."""
+def _obey() -> None:
+    """A worker whose parent is killed would wait for work forever; and Ctrl-C is the parent's to answer."""
     import multiprocessing
+    import signal
     import threading
     from multiprocessing.connection import wait
 
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     parent = multiprocessing.parent_process()
 
     def watch() -> None:
@@ -197,7 +199,7 @@ class Processes:
         journal = str(cast(Journal, store).directory)
         # Not fork: this process may have threads, and numpy's BLAS has.
         context = multiprocessing.get_context("spawn")
-        with _fewer_threads(self._jobs), ProcessPoolExecutor(self._jobs, context, _end_with_parent) as pool:
+        with _fewer_threads(self._jobs), ProcessPoolExecutor(self._jobs, context, _obey) as pool:
             waiting: set[Future[Done | Failed]] = set()
             left = list(reversed(tasks))
             try:
