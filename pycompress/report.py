@@ -58,7 +58,8 @@ class Layer:
 class Report:
     """What compressing a model did. batch, threads, cpu: how and where the times were measured.
 
-    budget: the error that a search was allowed (the root of the mean square of its layers' errors), None without one.
+    budget: the error that a search was allowed (the root of the mean square of its layers' errors); None without one,
+    and where a function said what the error is.
     path: for a search, (seconds, error) of its layers together after each of its steps, from all float32 on.
     """
 

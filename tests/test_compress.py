@@ -603,9 +603,13 @@ def test_auto_takes_the_fastest_within_the_budget(monkeypatch: pytest.MonkeyPatc
         asked.append({name: type(whole[name]).__name__ for name in whole})
         return 0.0 if isinstance(whole["layer.0.weight"], np.ndarray) else 1.0
 
-    first = pc.compress(tensors, recipe | {"budget": 0.5}, evaluate=evaluate)
+    # The budget is in the units of the function: it says nothing about the error of a layer.
+    first = pc.compress(tensors, recipe | {"budget": 0.001}, evaluate=evaluate)
     assert isinstance(first["layer.0.weight"], np.ndarray)
     assert asked
+    assert first.report().budget is None
+    free = pc.compress(tensors, recipe | {"budget": 0.001}, evaluate=lambda whole: 0.0)
+    assert [layer.label for layer in free.report().layers[:3]] == ["rank 8 int8", "rank 8 int8", "float32"]
     safetensors.numpy.save_file(tensors, tmp_path / "m.safetensors")
     same_model(compress_file(tmp_path / "m.safetensors", tmp_path / "o", recipe | {"budget": 0.5}, jobs=2), loose)
     candidates_of = pc.load(tmp_path / "o").report().layers

@@ -77,7 +77,7 @@ def run_plan(
         threads = recipe.threads or _machine.get_num_threads()
         report = replace(report, batch=recipe.batch, threads=threads, cpu=cpu)
     if recipe.searches:
-        report = replace(report, budget=recipe.budget, path=choice.path)
+        report = replace(report, budget=recipe.budget if evaluate is None else None, path=choice.path)
     return Finished(pieces, report)
 
 
@@ -148,7 +148,9 @@ def _choose(
     evaluate: Callable[[CompressedModel], float] | None,
 ) -> Choice:
     recipe = plan.recipe
-    most = 4 * recipe.budget if recipe.layer_budget is None else recipe.layer_budget
+    most = recipe.layer_budget
+    if most is None:  # what `evaluate` gives has no common measure with the errors of layers
+        most = 4 * recipe.budget if evaluate is None else 1.0
     errors = [[0.0, *(_within(way.layer.error, most) for way in made[one.name])] for one in searched]
     fixed = [
         error
