@@ -10,6 +10,7 @@
 #include "peak/peak.h"
 #include "pool/pool.h"
 #include "quant/quant.h"
+#include "sparse/sparse.h"
 
 #define PC_KERNEL(slot, isa)                                  \
   namespace pc {                                              \
@@ -71,6 +72,8 @@ struct Table {
       inherit(&added.kernels.gemm_f32_few, best.gemm_f32_few);
       inherit(&added.kernels.pool, best.pool);
       inherit(&added.kernels.peak, best.peak);
+      inherit(&added.kernels.sparse_f32, best.sparse_f32);
+      inherit(&added.kernels.sparse_s8, best.sparse_s8);
       if (added.usable && !added.by_name_only) best = added.kernels;
     }
   }

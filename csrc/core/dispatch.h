@@ -14,6 +14,8 @@ struct GemmF32Kernel;
 struct GemmF32FewKernel;
 struct PoolKernel;
 struct PeakKernel;
+struct SparseF32Kernel;
+struct SparseS8Kernel;
 
 // A slot that an ISA leaves empty is filled with that of the next lower ISA that the CPU can run.
 struct Kernels {
@@ -27,6 +29,8 @@ struct Kernels {
   const GemmF32FewKernel* gemm_f32_few;
   const PoolKernel* pool;
   const PeakKernel* peak;
+  const SparseF32Kernel* sparse_f32;
+  const SparseS8Kernel* sparse_s8;
 };
 
 // The kernels in use. Reads PYCOMPRESS_ISA when first called; PC_ERROR_ISA when that names what can't run here.

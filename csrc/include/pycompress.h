@@ -277,6 +277,50 @@ typedef struct pc_add_desc {
  */
 PC_API pc_status pc_add_run(const pc_add_desc* desc, const void* a, const void* b, void* y, int32_t ith, int32_t nth);
 
+/* ---- spmm: y[m, n] = x[m, k] * w[n, k]^T with a sparse w, float32 or int8, with the last steps of gemm_f32 and gemm_s8 ---- */
+
+/* As scipy.sparse has it: CSR where the blocks are 1 x 1, else BSR. The last blocks may overhang n and k, with zeros there. */
+typedef struct pc_sparse_matrix {
+  size_t size;
+  pc_type type; /* of data: PC_F32 or PC_S8 */
+  int64_t n, k;
+  int64_t block_n, block_k;
+  int64_t blocks;         /* that are stored */
+  const void* data;       /* [blocks][block_n][block_k] */
+  const int32_t* indices; /* [blocks]: block columns, ascending within a row of blocks */
+  const int32_t* indptr;  /* [ceil(n / block_n) + 1] */
+  const float* scale;     /* [n], PC_S8 only; or NULL for ones */
+} pc_sparse_matrix;
+
+typedef struct pc_spmm_desc {
+  size_t size;
+  int64_t m, n, k;
+  int64_t ldx, ldy;                 /* elements from row to row; 0: contiguous */
+  int32_t x_transposed;             /* 1: x is [k, m], as the channels of a feature map lie in memory */
+  int32_t y_transposed;             /* 1: y is [n, m] */
+  pc_type x_type;                   /* of a float32 weight PC_F32; of an int8 weight PC_F32 (quantized on the fly), PC_U8 or PC_S8 */
+  pc_type y_type;                   /* of a float32 weight PC_F32; of an int8 weight PC_S32, PC_F32, PC_U8 or PC_S8 */
+  float x_scale;                    /* of an int8 weight. With PC_F32: 0 means per row, from the data, for x that is not transposed */
+  int32_t x_zero_point;
+  float y_scale; /* PC_U8 and PC_S8 */
+  int32_t y_zero_point;
+  const float* bias;        /* [n] or NULL. Not with PC_S32 */
+  pc_activation activation; /* not with PC_S32 */
+  float low, high;          /* of PC_ACTIVATION_CLAMP */
+} pc_spmm_desc;
+
+/* Bytes of the packed form for the active instruction set. The matrix is checked: indices in range, ascending and unique in a row of blocks
+ * (PC_ERROR_VALUE), counts that agree (PC_ERROR_SHAPE). */
+PC_API pc_status pc_spmm_pack_size(const pc_sparse_matrix* w, size_t* bytes);
+/* Every byte of packed[bytes] is written. */
+PC_API pc_status pc_spmm_pack(const pc_sparse_matrix* w, void* packed, size_t bytes);
+/* What a packed weight is: checks its header. n, k, type and kernel ("sparse_s8/avx2", static memory) may be NULL. */
+PC_API pc_status pc_spmm_packed_info(const void* packed, size_t bytes, int64_t* n, int64_t* k, pc_type* type, const char** kernel);
+PC_API pc_status pc_spmm_workspace_size(const pc_spmm_desc* desc, const void* packed, size_t bytes, int32_t nth, size_t* workspace_bytes);
+/* A float32 output is the sum of its stored weights' products in the order of k, each added by a fused multiply-add where gemm_f32 has it. */
+PC_API pc_status pc_spmm_run(const pc_spmm_desc* desc, const void* packed, size_t bytes, const void* x, void* y, void* workspace,
+                             size_t workspace_bytes, int32_t ith, int32_t nth);
+
 #ifdef __cplusplus
 }
 #endif

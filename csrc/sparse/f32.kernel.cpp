@@ -1,0 +1,50 @@
+// Sparse float32: one multiply-add for a weight and a vector of rows, over k in order, so that an output's bits do not depend on the rows
+// beside it. panel.h has the tiles.
+#include "sparse/panel.h"
+
+namespace pc {
+namespace PC_NS {
+namespace {
+
+struct MultiplyAdd {
+  typedef vf Vector;
+  typedef vf Weight;
+  typedef vf Rows;
+  static PC_INLINE_MEMBER vf zero() { return vf_zero(); }
+  static PC_INLINE_MEMBER vf weight(const uint32_t* w) {
+    float value;
+    memcpy(&value, w, 4);
+    return vf_set1(value);
+  }
+  static PC_INLINE_MEMBER vf rows(const char* x) { return vf_load((const float*)x); }
+  static PC_INLINE_MEMBER vf multiply(vf acc, vf x, vf w) { return vf_muladd(x, w, acc); }
+  static PC_INLINE_MEMBER vf multiply(vf acc, const char* x, vf w) { return multiply(acc, rows(x), w); }
+};
+
+struct Float {
+  static constexpr int kSize = 4;
+  vf low, high;
+  explicit PC_INLINE_MEMBER Float(const S8Tile& t) : low(vf_set1(t.low)), high(vf_set1(t.high)) {}
+  PC_INLINE_MEMBER void row(const S8Tile&, int) {}
+  PC_INLINE_MEMBER void rows(const S8Tile&, int) {}
+  PC_INLINE_MEMBER void start_of_rows(const S8Tile&, int, int) {}
+  PC_INLINE_MEMBER void start_of_outputs(const S8Tile&, int, int) {}
+  PC_INLINE_MEMBER void put(const S8Tile& t, char* y, vf value, int v, int n) {
+    if (t.bias) value = vf_add(value, vf_load(t.bias + v * VL));
+    value = vf_min(high, vf_max(low, value));
+    if (n == VL)
+      vf_store((float*)y + v * VL, value);
+    else
+      vf_storen((float*)y + v * VL, value, n);
+  }
+};
+
+}  // namespace
+
+extern const SparseF32Kernel sparse_f32;
+const SparseF32Kernel sparse_f32 = {
+    "sparse_f32/" PC_ISA_NAME, VL, {multiply<MultiplyAdd, 1>, multiply<MultiplyAdd, kSparseShared>}, finish<Float>, transpose,
+};
+
+}  // namespace PC_NS
+}  // namespace pc

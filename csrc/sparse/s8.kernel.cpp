@@ -1,0 +1,223 @@
+// Sparse int8, 4 values of k to a product, in two forms.
+//
+// Quads: 4 neighbouring values of k are one position of the panel (blocks of (1, 4) and their multiples). panel.h has the tiles.
+// Columns: any 4 values of k. The panel holds a column of 64 bytes for each k; 4 columns are interleaved in registers into the rows' quads, which
+// serve 1 output or 4. Bound: for 1 output the 8 shuffles for 4 products, for 4 outputs the products.
+//
+// A product is vpdpbusd. AVX2 has vpmaddubsw, vpmaddwd and vpaddd instead; where neighbours could saturate, packing has made two steps of one.
+#include "gemm/s8_last_step.h"
+#include "sparse/panel.h"
+
+namespace pc {
+namespace PC_NS {
+namespace {
+
+#if defined(PC_ISA_AVX2)
+constexpr bool SATURATES = true;
+#else
+constexpr bool SATURATES = false;
+#endif
+
+PC_INLINE vi dot4(vi c, vi a, vi b) {
+#if defined(PC_ISA_SCALAR)
+  for (int i = 0; i < 4; ++i) c = vi_add(c, (int32_t)(((uint32_t)a >> (8 * i)) & 255) * (int8_t)((uint32_t)b >> (8 * i)));
+  return c;
+#else
+  return vi_dot4(c, a, b);
+#endif
+}
+
+struct Dot {
+  typedef vi Vector;
+  typedef vi Weight;
+  typedef vi Rows;
+  static PC_INLINE_MEMBER vi zero() { return vi_zero(); }
+  static PC_INLINE_MEMBER vi weight(const uint32_t* w) {
+    int32_t value;
+    memcpy(&value, w, 4);
+    return vi_set1(value);
+  }
+  static PC_INLINE_MEMBER vi rows(const char* x) { return vi_load((const int32_t*)x); }
+  static PC_INLINE_MEMBER vi multiply(vi acc, vi x, vi w) { return dot4(acc, x, w); }
+  static PC_INLINE_MEMBER vi multiply(vi acc, const char* x, vi w) { return dot4(acc, rows(x), w); }
+};
+
+// ---- columns
+
+// VL * 4 rows at a time. Interleaving works within quarters (AVX2: halves) of a vector: what comes out as vector j, quarter l holds what lay 4 * j
+// bytes into that quarter. So a column has row VL * j + 4 * l + i at byte 16 * l + 4 * j + i.
+#if defined(PC_ISA_AVX512VNNI)
+PC_INLINE vi low8(vi a, vi b) { return _mm512_unpacklo_epi8(a, b); }
+PC_INLINE vi high8(vi a, vi b) { return _mm512_unpackhi_epi8(a, b); }
+PC_INLINE vi low16(vi a, vi b) { return _mm512_unpacklo_epi16(a, b); }
+PC_INLINE vi high16(vi a, vi b) { return _mm512_unpackhi_epi16(a, b); }
+PC_INLINE vi low32(vi a, vi b) { return _mm512_unpacklo_epi32(a, b); }
+PC_INLINE vi high32(vi a, vi b) { return _mm512_unpackhi_epi32(a, b); }
+PC_INLINE vi low64(vi a, vi b) { return _mm512_unpacklo_epi64(a, b); }
+PC_INLINE vi high64(vi a, vi b) { return _mm512_unpackhi_epi64(a, b); }
+PC_INLINE vi by_byte(vi a) {
+  return _mm512_shuffle_epi8(a, _mm512_broadcast_i32x4(_mm_setr_epi8(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15)));
+}
+PC_INLINE vi in_order(vi a) {
+  return _mm512_permutexvar_epi32(_mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15), a);
+}
+constexpr int OUTPUTS = 4;
+#elif !defined(PC_ISA_SCALAR)
+PC_INLINE vi low8(vi a, vi b) { return _mm256_unpacklo_epi8(a, b); }
+PC_INLINE vi high8(vi a, vi b) { return _mm256_unpackhi_epi8(a, b); }
+PC_INLINE vi low16(vi a, vi b) { return _mm256_unpacklo_epi16(a, b); }
+PC_INLINE vi high16(vi a, vi b) { return _mm256_unpackhi_epi16(a, b); }
+PC_INLINE vi low32(vi a, vi b) { return _mm256_unpacklo_epi32(a, b); }
+PC_INLINE vi high32(vi a, vi b) { return _mm256_unpackhi_epi32(a, b); }
+PC_INLINE vi low64(vi a, vi b) { return _mm256_unpacklo_epi64(a, b); }
+PC_INLINE vi high64(vi a, vi b) { return _mm256_unpackhi_epi64(a, b); }
+PC_INLINE vi by_byte(vi a) {
+  return _mm256_shuffle_epi8(a, _mm256_broadcastsi128_si256(_mm_setr_epi8(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15)));
+}
+PC_INLINE vi in_order(vi a) { return _mm256_permutevar8x32_epi32(a, _mm256_setr_epi32(0, 2, 4, 6, 1, 3, 5, 7)); }
+constexpr int OUTPUTS = 2;  // at a time, for 8 sums beside the 4 vectors of quads
+#endif
+
+#if defined(PC_ISA_SCALAR)
+
+template <int R> void columns(const SparseGroup& g) {
+  for (int j = 0; j < G; ++j) {
+    int32_t* sum = g.sum + g.output[j] * kSparseRows;
+    for (int r = 0; r < kSparseRows; ++r) {
+      vi acc = g.first ? 0 : sum[r];
+      for (int64_t s = 0; s < g.steps; ++s) {
+        const uint16_t* position = g.position + (s * (G / R) + j / R) * 4;
+        uint8_t quad[4];
+        for (int i = 0; i < 4; ++i) quad[i] = ((const uint8_t*)g.x)[position[i] * kSparseRows + r];
+        vi x;
+        memcpy(&x, quad, 4);
+        acc = dot4(acc, x, Dot::weight(g.value + s * G + j));
+      }
+      sum[r] = acc;
+    }
+  }
+}
+
+void interleave(const uint8_t* bytes, uint8_t* quads) {
+  for (int r = 0; r < kSparseRows; ++r)
+    for (int i = 0; i < 4; ++i) quads[4 * r + i] = bytes[i * kSparseRows + r];
+}
+
+void to_columns(uint8_t* panel, int64_t positions) {
+  for (int64_t p = 0; p < positions; ++p) {
+    uint8_t* out = panel + p * 4 * kSparseRows;
+    uint8_t quads[4 * kSparseRows];
+    memcpy(quads, out, sizeof quads);
+    for (int r = 0; r < kSparseRows; ++r)
+      for (int i = 0; i < 4; ++i) out[i * kSparseRows + r] = quads[r * 4 + i];
+  }
+}
+
+#else
+
+PC_INLINE void to_quads(vi a, vi b, vi c, vi d, vi (&quad)[4]) {
+  const vi ab = low8(a, b), ab_high = high8(a, b), cd = low8(c, d), cd_high = high8(c, d);
+  quad[0] = low16(ab, cd);
+  quad[1] = high16(ab, cd);
+  quad[2] = low16(ab_high, cd_high);
+  quad[3] = high16(ab_high, cd_high);
+}
+
+// Outputs j.. that share columns, by the rows of byte `at` of the columns on.
+template <int R, int N> PC_INLINE void tile(const SparseGroup& g, int j, int at) {
+  vi acc[N][4];
+  int32_t* sum[N];
+  PC_UNROLL for (int i = 0; i < N; ++i) {
+    sum[i] = g.sum + g.output[j + i] * kSparseRows + at;
+    PC_UNROLL for (int v = 0; v < 4; ++v) acc[i][v] = g.first ? vi_zero() : vi_load(sum[i] + v * VL);
+  }
+  const uint8_t* x = (const uint8_t*)g.x + at;
+  const uint32_t* value = g.value + j;
+  const uint16_t* position = g.position + j / R * 4;
+  const auto column = [x](uint16_t p) __attribute__((always_inline)) { return vi_load((const int32_t*)(x + (size_t)p * kSparseRows)); };
+  for (int64_t s = g.steps; s > 0; --s) {
+    vi quad[4];
+    to_quads(column(position[0]), column(position[1]), column(position[2]), column(position[3]), quad);
+    PC_UNROLL for (int i = 0; i < N; ++i) {
+      const vi w = Dot::weight(value + i);
+      PC_UNROLL for (int v = 0; v < 4; ++v) acc[i][v] = dot4(acc[i][v], quad[v], w);
+    }
+    value += G;
+    position += G / R * 4;
+  }
+  PC_UNROLL for (int i = 0; i < N; ++i)
+    PC_UNROLL for (int v = 0; v < 4; ++v) vi_store(sum[i] + v * VL, acc[i][v]);
+}
+
+template <int R> void columns(const SparseGroup& g) {
+  constexpr int N = R < OUTPUTS ? R : OUTPUTS;
+  for (int at = 0; at < g.vectors * VL; at += 4 * VL)
+    for (int j = 0; j < G; j += N) tile<R, N>(g, j, at);
+}
+
+void interleave(const uint8_t* bytes, uint8_t* quads) {
+  for (int at = 0; at < kSparseRows; at += 4 * VL) {
+    vi c[4], quad[4];
+    PC_UNROLL for (int i = 0; i < 4; ++i) c[i] = in_order(vi_load((const int32_t*)(bytes + i * kSparseRows + at)));
+    to_quads(c[0], c[1], c[2], c[3], quad);
+    PC_UNROLL for (int v = 0; v < 4; ++v) vi_store((int32_t*)quads + at + v * VL, quad[v]);
+  }
+}
+
+void to_columns(uint8_t* panel, int64_t positions) {
+  constexpr int PARTS = kSparseRows / (4 * VL);
+  for (int64_t p = 0; p < positions; ++p, panel += 4 * kSparseRows) {
+    vi q[PARTS][4];
+    PC_UNROLL for (int h = 0; h < PARTS; ++h)
+      PC_UNROLL for (int v = 0; v < 4; ++v) q[h][v] = by_byte(vi_load((const int32_t*)panel + (h * 4 + v) * VL));
+    PC_UNROLL for (int h = 0; h < PARTS; ++h) {
+      const vi low01 = low32(q[h][0], q[h][1]), high01 = high32(q[h][0], q[h][1]);
+      const vi low23 = low32(q[h][2], q[h][3]), high23 = high32(q[h][2], q[h][3]);
+      int32_t* out = (int32_t*)(panel + h * 4 * VL);
+      vi_store(out, low64(low01, low23));
+      vi_store(out + kSparseRows / 4, high64(low01, low23));
+      vi_store(out + 2 * kSparseRows / 4, low64(high01, high23));
+      vi_store(out + 3 * kSparseRows / 4, high64(high01, high23));
+    }
+  }
+}
+
+#endif
+
+// ---- last step
+
+template <class Kind, int Size> struct Sums : Kind {
+  static constexpr int kSize = Size;
+  vi start;
+  explicit PC_INLINE_MEMBER Sums(const S8Tile& t) : Kind(t) {}
+  PC_INLINE_MEMBER void rows(const S8Tile& t, int r) { set_rows(static_cast<Kind&>(*this), t, r); }
+  PC_INLINE_MEMBER void start_of_rows(const S8Tile& t, int r, int i) { start = vi_mul(vi_load(t.x_zero_point + r), vi_set1(-t.w_sum[i])); }
+  PC_INLINE_MEMBER void start_of_outputs(const S8Tile& t, int r, int v) {
+    start = vi_mul(vi_set1(-t.x_zero_point[r]), vi_load(t.w_sum + v * VL));
+  }
+  PC_INLINE_MEMBER void put(const S8Tile& t, char* y, vf sum, int v, int n) { this->store(t, y, vi_add(vi_bits(sum), start), v, n); }
+
+ private:
+  static PC_INLINE_MEMBER void set_rows(ToF32& last, const S8Tile& t, int r) { last.x_scale = vf_load(t.x_scale + r); }
+  template <class Other> static PC_INLINE_MEMBER void set_rows(Other&, const S8Tile&, int) {}
+};
+
+}  // namespace
+
+extern const SparseS8Kernel sparse_s8;
+const SparseS8Kernel sparse_s8 = {
+    "sparse_s8/" PC_ISA_NAME,
+    VL,
+    SATURATES,
+    {multiply<Dot, 1>, multiply<Dot, kSparseShared>},
+    {columns<1>, columns<kSparseShared>},
+    finish<Sums<ToS32, 4>>,
+    finish<Sums<ToF32, 4>>,
+    finish<Sums<ToQ8, 1>>,
+    interleave,
+    transpose,
+    to_columns,
+};
+
+}  // namespace PC_NS
+}  // namespace pc

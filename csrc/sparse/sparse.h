@@ -1,0 +1,70 @@
+// What a sparse kernel of one ISA offers, and what it is handed.
+//
+// Up to 64 rows of x are a panel, transposed once: a position of it is one value of k (float32), or 4 neighbouring ones (int8), of all its rows, as
+// one dword a row. A group is 16 outputs of the weight within a block of k. Each step of it names, for each output or for each 4 outputs that
+// share their columns, a position and a dword of weights. Sums of a group go to the rows of `sum`, whose lanes are rows of x.
+#pragma once
+
+#include "gemm/gemm.h"
+
+namespace pc {
+
+constexpr int kSparseRows = 64;      // of a panel
+constexpr int kSparseGroup = 16;     // outputs of a group
+constexpr int kSparseChunk = 128;    // outputs that are sorted together by their number of steps, and whose sums wait in near memory
+constexpr int kSparseShared = 4;     // outputs that share columns, where the weight's blocks allow it
+constexpr int kSparsePosition = 16;  // a block of k is a multiple of so many positions
+
+struct SparseGroup {
+  const void* x;             // [positions][vectors][VL] dwords, or of columns [positions][64] bytes
+  int vectors;               // of rows
+  const uint32_t* value;     // [steps][16]
+  const uint16_t* position;  // [steps][16], [steps][4] of shared outputs; of columns [4] for each of these
+  int64_t steps;
+  const uint8_t* output;  // [16] rows of sum; of shared outputs 4 and 4 follow each other
+  bool first;             // of the blocks of k: start from 0
+  int32_t* sum;           // [outputs][64], float32 or int32
+};
+
+// The sums of up to 16 outputs to y. The tile has x_scale, x_zero_point, w_sum, scale, bias, bias_q, low, high, y_zero_point, y, ldy (bytes), and
+// columns, the outputs that exist.
+struct SparseFinish {
+  const int32_t* sum;  // [16][64]
+  int rows;
+  bool by_output;  // y is [outputs][rows]
+  S8Tile t;
+};
+
+typedef void (*SparseMultiply)(const SparseGroup&);
+typedef void (*SparseFinishFunction)(const SparseFinish&);
+
+struct SparseF32Kernel {
+  const char* name;
+  int vl;                       // rows of a vector
+  SparseMultiply multiply[2];  // each output alone, 4 outputs that share columns
+  SparseFinishFunction finish;
+  // panel[i * stride + r] = x[r * ld + i] for `count` dwords of up to vl rows; the last row again for rows that do not exist.
+  void (*transpose)(const float* x, ptrdiff_t ld, int rows, int64_t count, float* panel, ptrdiff_t stride);
+};
+
+struct SparseS8Kernel {
+  const char* name;
+  int vl;
+  bool saturates;  // takes weights only whose neighbours stay within int16 together
+  SparseMultiply quads[2], columns[2];
+  SparseFinishFunction s32, f32, q8;
+  // 4 rows of 64 bytes to the 64 dwords of a position.
+  void (*interleave)(const uint8_t* bytes, uint8_t* quads);
+  void (*transpose)(const float* x, ptrdiff_t ld, int rows, int64_t count, float* panel, ptrdiff_t stride);
+  // In place: positions of 64 dwords to 4 columns of 64 bytes each, in the order that `columns` wants.
+  void (*to_columns)(uint8_t* panel, int64_t positions);
+};
+
+// The largest position of a group, for the check of packed bytes: too little work to need more than the compiler makes of it.
+inline uint16_t largest_position(const uint16_t* position, int64_t count) {
+  uint16_t most = 0;
+  for (int64_t i = 0; i < count; ++i) most = position[i] > most ? position[i] : most;
+  return most;
+}
+
+}  // namespace pc
