@@ -86,6 +86,7 @@ PC_INLINE vi vi_max(vi a, vi b) { return _mm256_max_epi32(a, b); }
 PC_INLINE vi vi_min(vi a, vi b) { return _mm256_min_epi32(a, b); }
 PC_INLINE vi vi_from_vf(vf x) { return _mm256_cvtps_epi32(x); }
 PC_INLINE vf vf_from_vi(vi x) { return _mm256_cvtepi32_ps(x); }
+PC_INLINE vf vf_bits(vi x) { return _mm256_castsi256_ps(x); }
 PC_INLINE vi vi_bits(vf x) { return _mm256_castps_si256(x); }
 PC_INLINE vf vf_pow2(vi n) { return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_add_epi32(n, _mm256_set1_epi32(127)), 23)); }
 

@@ -126,6 +126,7 @@ PC_INLINE vi vi_max(vi a, vi b) { return _mm512_max_epi32(a, b); }
 PC_INLINE vi vi_min(vi a, vi b) { return _mm512_min_epi32(a, b); }
 PC_INLINE vi vi_from_vf(vf x) { return _mm512_cvtps_epi32(x); }
 PC_INLINE vf vf_from_vi(vi x) { return _mm512_cvtepi32_ps(x); }
+PC_INLINE vf vf_bits(vi x) { return _mm512_castsi512_ps(x); }
 PC_INLINE vi vi_bits(vf x) { return _mm512_castps_si512(x); }
 PC_INLINE vf vf_pow2(vi n) { return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_add_epi32(n, _mm512_set1_epi32(127)), 23)); }
 

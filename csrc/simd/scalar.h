@@ -62,6 +62,11 @@ PC_INLINE vi vi_max(vi a, vi b) { return a > b ? a : b; }
 PC_INLINE vi vi_min(vi a, vi b) { return a < b ? a : b; }
 PC_INLINE vi vi_from_vf(vf x) { return x <= -2147483648.0f ? INT32_MIN : (int32_t)nearbyintf(x); }
 PC_INLINE vf vf_from_vi(vi x) { return (float)x; }
+PC_INLINE vf vf_bits(vi x) {
+  float value;
+  memcpy(&value, &x, 4);
+  return value;
+}
 PC_INLINE vi vi_bits(vf x) {
   int32_t bits;
   memcpy(&bits, &x, 4);

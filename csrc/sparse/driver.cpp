@@ -44,6 +44,12 @@ struct Call {
   bool to_q8() const { return d.y_type == PC_U8 || d.y_type == PC_S8; }
 };
 
+// One row of x, contiguous, has kernels of its own.
+bool is_one(const Call& call) {
+  const pc_spmm_desc& d = call.d;
+  return d.m == 1 && !call.w.header->columns && (!d.x_transposed || d.ldx == 1) && (!d.y_transposed || d.ldy == 1);
+}
+
 // A part's own workspace.
 struct Workspace {
   int64_t row_bytes;  // of x, quantized, on its way
@@ -56,15 +62,15 @@ Workspace workspace_of(const Call& call) {
   const SparseLayout& l = call.w.layout;
   Workspace w{};
   const int64_t vectors = divide_up<int64_t>(std::min<int64_t>(call.d.m, kSparseRows), call.vl);
-  const int64_t position = h.columns ? kSparseRows : vectors * call.vl * 4;
+  const int64_t position = is_one(call) ? 4 : h.columns ? kSparseRows : vectors * call.vl * 4;
   w.block_bytes = round_up(static_cast<size_t>((h.block + 1) * position), kAlignment);
   w.row_bytes = round_up<int64_t>(h.k, kAlignment);
   w.sum = w.block_bytes * static_cast<size_t>(l.blocks);
   w.x_scale = w.sum + sizeof(int32_t) * kSparseChunk * kSparseRows;
   w.x_zero_point = w.x_scale + sizeof(float) * kSparseRows;
   w.tile = w.x_zero_point + sizeof(int32_t) * kSparseRows;
-  w.rows = w.tile + sizeof(float) * kSparseGroup * kSparseRows;
-  const size_t rows = !call.int8() ? 0 : call.d.x_transposed ? kQuadBytes * 2 : static_cast<size_t>(kRowsAtOnce * w.row_bytes);
+  w.rows = w.tile + (call.to_q8() && is_curve(call.d.activation) ? sizeof(float) * kSparseChunk * kSparseRows : 0);
+  const size_t rows = !call.int8() ? 0 : call.d.x_transposed && !is_one(call) ? kQuadBytes * 2 : static_cast<size_t>(kRowsAtOnce * w.row_bytes);
   w.bytes = w.rows + round_up(rows, kAlignment);
   return w;
 }
@@ -159,20 +165,20 @@ pc_status prepare_last_step(Call* call) {
   return PC_OK;
 }
 
-// What the last step needs of the outputs of a group, padded.
+// What the last step needs of the outputs of a chunk, padded.
 struct Outputs {
-  alignas(kAlignment) float scale[kSparseGroup];
-  alignas(kAlignment) float bias[kSparseGroup];
-  alignas(kAlignment) int32_t bias_q[kSparseGroup];
+  alignas(kAlignment) float scale[kSparseChunk];
+  alignas(kAlignment) float bias[kSparseChunk];
+  alignas(kAlignment) int32_t bias_q[kSparseChunk];
 };
 
 pc_status prepare_outputs(const Call& call, int64_t n0, int columns, Outputs* outputs, S8Tile* t) {
   const pc_spmm_desc& d = call.d;
-  *outputs = {};
   t->columns = columns;
   t->bias = nullptr;
   t->bias_q = nullptr;
   if (d.bias && !call.to_q8()) {
+    std::memset(outputs->bias, 0, sizeof outputs->bias);
     std::memcpy(outputs->bias, d.bias + n0, static_cast<size_t>(columns) * sizeof(float));
     t->bias = outputs->bias;
   }
@@ -181,6 +187,8 @@ pc_status prepare_outputs(const Call& call, int64_t n0, int columns, Outputs* ou
   t->w_sum = call.w.sum + n0;
   t->scale = w_scale;
   if (!call.to_q8()) return PC_OK;
+  std::memset(outputs->scale, 0, sizeof outputs->scale);
+  std::memset(outputs->bias_q, 0, sizeof outputs->bias_q);
   for (int i = 0; i < columns; ++i) {
     const float scale = d.x_scale * w_scale[i], mult = is_curve(d.activation) ? scale : scale / d.y_scale;
     PC_CHECK(std::isfinite(mult), PC_ERROR_VALUE, "x_scale * w_scale[%lld] / y_scale is %g * %g / %g, which is not finite", ll(n0 + i),
@@ -210,7 +218,8 @@ class Part {
         x_scale_(reinterpret_cast<float*>(workspace + layout.x_scale)),
         x_zero_point_(reinterpret_cast<int32_t*>(workspace + layout.x_zero_point)),
         tile_(reinterpret_cast<float*>(workspace + layout.tile)),
-        rows_(reinterpret_cast<uint8_t*>(workspace + layout.rows)) {}
+        rows_(reinterpret_cast<uint8_t*>(workspace + layout.rows)),
+        one_(is_one(call)) {}
 
   pc_status run(const Range& m, const Range& chunks) {
     const int64_t panels = divide_up<int64_t>(m.end - m.begin, kSparseRows);
@@ -253,7 +262,10 @@ class Part {
     const SparseS8Kernel& kernel = *kernels_.sparse_s8;
     std::fill_n(x_scale_, kSparseRows, d_.x_scale);
     std::fill_n(x_zero_point_, kSparseRows, d_.x_zero_point + (d_.x_type == PC_S8 ? 128 : 0));
-    if (d_.x_transposed) {
+    if (one_) {
+      PC_TRY(d_.x_type == PC_F32 ? quantize_rows(0, 1) : copy_rows(0, 1));
+      make_one_panel(rows_, divide_up<int64_t>(d_.k, 4));
+    } else if (d_.x_transposed) {
       PC_TRY(interleave_rows(kernel));
     } else {
       for (int r = 0; r < count_; r += kRowsAtOnce) {
@@ -268,15 +280,24 @@ class Part {
     return PC_OK;
   }
 
+  // The dwords of a row of x, block by block.
+  void make_one_panel(const void* x, int64_t count) {
+    for (int64_t k = 0; k < count; k += h_.block)
+      std::memcpy(block(k / h_.block), static_cast<const char*>(x) + 4 * k, static_cast<size_t>(4 * std::min<int64_t>(h_.block, count - k)));
+  }
+
   void make_f32_panel() {
     const float* x = reinterpret_cast<const float*>(call_.x);
-    if (d_.x_transposed)
+    const int64_t lanes = one_ ? 1 : vectors_ * call_.vl;
+    if (one_)
+      make_one_panel(x, d_.k);
+    else if (d_.x_transposed)
       for (int64_t k = 0; k < d_.k; ++k) std::memcpy(position(k), x + k * d_.ldx + m0_, static_cast<size_t>(count_) * sizeof(float));
     else
       for (int r = 0; r < count_; r += kRowsAtOnce)
         transpose(*kernels_.sparse_f32, x + (m0_ + r) * d_.ldx, d_.ldx, r, std::min<int>(kRowsAtOnce, count_ - r), d_.k);
     for (int64_t b = 0; b < call_.w.layout.blocks; ++b)  // the position that fills groups up
-      std::memset(block(b) + int64_t{h_.block} * vectors_ * call_.vl * 4, 0, static_cast<size_t>(vectors_ * call_.vl) * 4);
+      std::memset(block(b) + h_.block * lanes * 4, 0, static_cast<size_t>(lanes) * 4);
   }
 
   // Rows [r, r + rows) of the panel as bytes in rows_, zeros behind them.
@@ -351,9 +372,9 @@ class Part {
     const int64_t groups = std::min<int64_t>(kSparseChunk, l.np - chunk * kSparseChunk) / kSparseGroup;
     const SparseEntry* entry = call_.w.table + chunk * (kSparseChunk / kSparseGroup) * l.blocks;
     const int form = h_.shared;
-    const SparseMultiply run = !call_.int8()  ? kernels_.sparse_f32->multiply[form]
-                               : h_.columns ? kernels_.sparse_s8->columns[form]
-                                            : kernels_.sparse_s8->quads[form];
+    const SparseF32Kernel& f32 = *kernels_.sparse_f32;
+    const SparseS8Kernel& s8 = *kernels_.sparse_s8;
+    const SparseMultiply run = !call_.int8() ? (one_ ? f32.one : f32.multiply)[form] : (one_ ? s8.one : h_.columns ? s8.columns : s8.quads)[form];
     SparseGroup g{};
     g.vectors = vectors_;
     g.sum = sum_;
@@ -391,28 +412,27 @@ class Part {
                                                            : kernels_.sparse_s8->f32;
     SparseFinish f{};
     f.rows = count_;
-    f.by_output = d_.y_transposed;
+    f.by_output = d_.y_transposed && !one_;
+    f.one = one_;
     f.t.x_scale = x_scale_;
     f.t.x_zero_point = x_zero_point_;
     f.t.low = q8 && !curve ? static_cast<float>(call_.q.low - d_.y_zero_point) : call_.low;
     f.t.high = q8 && !curve ? static_cast<float>(call_.q.high - d_.y_zero_point) : call_.high;
     f.t.y_zero_point = d_.y_zero_point;
+    Outputs outputs;
+    PC_TRY(prepare_outputs(call_, begin, static_cast<int>(end - begin), &outputs, &f.t));
+    f.sum = sum_;
+    char* y = call_.y + (f.by_output ? begin * d_.ldy + m0_ : m0_ * d_.ldy + begin) * size;
+    const int64_t ld_tile = f.by_output ? kSparseRows : kSparseChunk, ldy = through_tile ? ld_tile : d_.ldy;
+    f.t.y = through_tile ? reinterpret_cast<char*>(tile_) : y;
+    f.t.ldy = static_cast<ptrdiff_t>(ldy * (through_tile ? 4 : size));
+    run(f);
+    if (!curve) return PC_OK;
+    const int64_t lines = f.by_output ? f.t.columns : count_, length = f.by_output ? count_ : f.t.columns;
+    kernels_.activation->in_place(d_.activation, static_cast<float*>(f.t.y), lines, length, ldy);
     bool finite = true;
-    for (int64_t n = begin; n < end; n += kSparseGroup) {
-      Outputs outputs;
-      PC_TRY(prepare_outputs(call_, n, static_cast<int>(std::min<int64_t>(kSparseGroup, end - n)), &outputs, &f.t));
-      f.sum = sum_ + (n - begin) * kSparseRows;
-      char* y = call_.y + (f.by_output ? n * d_.ldy + m0_ : m0_ * d_.ldy + n) * size;
-      const int64_t ld_tile = f.by_output ? kSparseRows : kSparseGroup, ldy = through_tile ? ld_tile : d_.ldy;
-      f.t.y = through_tile ? reinterpret_cast<char*>(tile_) : y;
-      f.t.ldy = static_cast<ptrdiff_t>(ldy * (through_tile ? 4 : size));
-      run(f);
-      if (!curve) continue;
-      const int64_t lines = f.by_output ? f.t.columns : count_, length = f.by_output ? count_ : f.t.columns;
-      kernels_.activation->in_place(d_.activation, static_cast<float*>(f.t.y), lines, length, ldy);
-      for (int64_t i = 0; through_tile && i < lines; ++i)
-        finite &= kernels_.quant->quantize(tile_ + i * ld_tile, length, d_.y_scale, d_.y_zero_point, call_.q.low, call_.q.high, y + i * d_.ldy);
-    }
+    for (int64_t i = 0; through_tile && i < lines; ++i)
+      finite &= kernels_.quant->quantize(tile_ + i * ld_tile, length, d_.y_scale, d_.y_zero_point, call_.q.low, call_.q.high, y + i * d_.ldy);
     PC_CHECK(finite, PC_ERROR_NONFINITE, "an activation gave NaN, which can't be quantized: the scales are out of proportion");
     return PC_OK;
   }
@@ -428,6 +448,7 @@ class Part {
   int32_t* x_zero_point_;
   float* tile_;
   uint8_t* rows_;
+  bool one_;
   int64_t m0_ = 0;
   int count_ = 0, vectors_ = 0;
 };

@@ -17,25 +17,31 @@ struct MultiplyAdd {
     return vf_set1(value);
   }
   static PC_INLINE_MEMBER vf rows(const char* x) { return vf_load((const float*)x); }
+  static PC_INLINE_MEMBER vf rows(vi x) { return vf_bits(x); }
   static PC_INLINE_MEMBER vf multiply(vf acc, vf x, vf w) { return vf_muladd(x, w, acc); }
   static PC_INLINE_MEMBER vf multiply(vf acc, const char* x, vf w) { return multiply(acc, rows(x), w); }
 };
 
 struct Float {
   static constexpr int kSize = 4;
-  vf low, high;
-  explicit PC_INLINE_MEMBER Float(const S8Tile& t) : low(vf_set1(t.low)), high(vf_set1(t.high)) {}
+  vf low, high, bias;
+  bool with_bias;
+  explicit PC_INLINE_MEMBER Float(const S8Tile& t) : low(vf_set1(t.low)), high(vf_set1(t.high)), bias(vf_zero()), with_bias(t.bias != nullptr) {}
+  PC_INLINE_MEMBER void outputs(const S8Tile& t, int c) {
+    if (with_bias) bias = vf_load(t.bias + c);
+  }
+  PC_INLINE_MEMBER void output(const S8Tile& t, int i) {
+    if (with_bias) bias = vf_set1(t.bias[i]);
+  }
   PC_INLINE_MEMBER void row(const S8Tile&, int) {}
   PC_INLINE_MEMBER void rows(const S8Tile&, int) {}
-  PC_INLINE_MEMBER void start_of_rows(const S8Tile&, int, int) {}
-  PC_INLINE_MEMBER void start_of_outputs(const S8Tile&, int, int) {}
-  PC_INLINE_MEMBER void put(const S8Tile& t, char* y, vf value, int v, int n) {
-    if (t.bias) value = vf_add(value, vf_load(t.bias + v * VL));
+  PC_INLINE_MEMBER void put(char* y, vf value, int n) {
+    if (with_bias) value = vf_add(value, bias);
     value = vf_min(high, vf_max(low, value));
     if (n == VL)
-      vf_store((float*)y + v * VL, value);
+      vf_store((float*)y, value);
     else
-      vf_storen((float*)y + v * VL, value, n);
+      vf_storen((float*)y, value, n);
   }
 };
 
@@ -43,7 +49,8 @@ struct Float {
 
 extern const SparseF32Kernel sparse_f32;
 const SparseF32Kernel sparse_f32 = {
-    "sparse_f32/" PC_ISA_NAME, VL, {multiply<MultiplyAdd, 1>, multiply<MultiplyAdd, kSparseShared>}, finish<Float>, transpose,
+    "sparse_f32/" PC_ISA_NAME, VL, {multiply<MultiplyAdd, 1>, multiply<MultiplyAdd, kSparseShared>},
+    {multiply_one<MultiplyAdd, 1>, multiply_one<MultiplyAdd, kSparseShared>}, finish<Float>, transpose,
 };
 
 }  // namespace PC_NS

@@ -17,6 +17,7 @@ constexpr uint32_t kNothing = 0x80000000u;  // -0.0: its product with the zeros 
 // Positions of a block of k at the most: a panel of 64 rows of them stays in L1 (each output alone, columns) or L2 (4 outputs that share columns,
 // where a vector of x serves 4 products).
 int64_t largest_block(bool shared, bool columns) {
+  if (const char* e = getenv("PC_BLOCK")) return atoi(e) * (columns ? 4 : 1);
   if (columns) return 512;
   return shared ? 256 : 128;
 }

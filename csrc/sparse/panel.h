@@ -36,8 +36,11 @@ template <class Op, int R, int I, int W> PC_INLINE void tile(const SparseGroup& 
   const uint32_t* value = g.value + j;
   const uint16_t* position = g.position + j / R;
   for (int64_t s = g.steps; s > 0; --s) {
+    uint64_t next = 0;  // positions: loads are what is scarce
     PC_UNROLL for (int i = 0; i < I; ++i) {
-      const char* p = x + position[i] * stride;
+      if (i % 4 == 0) memcpy(&next, position + i, I % 4 == 0 ? 8 : I == 2 ? 4 : 2);
+      const char* p = x + (next & 0xffff) * stride;
+      next >>= 16;
       if (R == 1) {
         const typename Op::Weight w = Op::weight(value + i);
         PC_UNROLL for (int u = 0; u < W; ++u) acc[i][u] = Op::multiply(acc[i][u], p + u * VL * 4, w);
@@ -58,7 +61,7 @@ template <class Op, int R, int I, int W> PC_INLINE void tile(const SparseGroup& 
 }
 
 constexpr int widest(int r) { return VL == 16 ? 4 : VL == 8 ? (r == 1 ? 8 : 2) : 4; }
-constexpr int together(int r, int w) { return r > 1 || VL == 1 || w > 4 ? 1 : VL == 16 ? (w > 2 ? 2 : w == 2 ? 4 : 8) : w > 2 ? 2 : 4; }
+constexpr int together(int r, int w) { return r > 1 || VL == 1 || w > 4 ? 1 : VL == 16 ? (w > 1 ? 4 : 8) : w > 2 ? 2 : 4; }
 
 template <class Op, int R, int W> void outputs(const SparseGroup& g, int v) {
   constexpr int I = together(R, W);
@@ -74,49 +77,110 @@ template <class Op, int R, int W = widest(R)> PC_INLINE void rest_of_rows(const 
   }
 }
 
+// The next group follows in memory: its lines come while this one is multiplied.
+PC_INLINE void prefetch_next(const SparseGroup& g, int units) {
+  const char* value = (const char*)(g.value + g.steps * G);
+  const char* position = (const char*)(g.position + g.steps * units);
+  for (int64_t i = 0; i < g.steps * G * 4; i += 64) prefetch(value + i);
+  for (int64_t i = 0; i < g.steps * units * 2; i += 64) prefetch(position + i);
+}
+
 template <class Op, int R> void multiply(const SparseGroup& g) {
   int v = 0;
+  prefetch_next(g, G / R);
   for (; g.vectors - v > widest(R); v += widest(R)) outputs<Op, R, widest(R)>(g, v);
   rest_of_rows<Op, R>(g, v);
 }
 
-// Last: as in gemm/s8_last_step.h. Sums have their rows in lanes; a result by rows wants outputs there.
+// ---- one row of x: its dwords are gathered, and the lanes are outputs. Bound: the gathered loads.
+
+// Lane l of vector v: x[position[(v * VL + l) / R]].
+template <int R> PC_INLINE vi gathered(const int32_t* x, const uint16_t* position, int v) {
+#if defined(PC_ISA_AVX512VNNI) && !defined(PC_SIMDE)
+  (void)v;
+  if (R == 1) return _mm512_i32gather_epi32(_mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i*)position)), x, 4);
+  const __m128i four = _mm_setr_epi32(x[position[0]], x[position[1]], x[position[2]], x[position[3]]);
+  return _mm512_permutexvar_epi32(_mm512_setr_epi32(0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 2, 3, 3, 3, 3), _mm512_castsi128_si512(four));
+#elif defined(PC_ISA_AVX2) || defined(PC_ISA_AVXVNNI)
+  position += v * VL / R;
+  if (R == 1) return _mm256_i32gather_epi32(x, _mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i*)position)), 4);
+  return _mm256_setr_m128i(_mm_set1_epi32(x[position[0]]), _mm_set1_epi32(x[position[1]]));
+#else
+  int32_t lanes[VL];
+  for (int l = 0; l < VL; ++l) lanes[l] = x[position[(v * VL + l) / R]];
+  return vi_load(lanes);
+#endif
+}
+
+// g.x is [positions] dwords, g.sum [outputs].
+template <class Op, int R> void multiply_one(const SparseGroup& g) {
+  typedef typename Op::Vector V;
+  constexpr int NV = G / VL;
+  int32_t sums[G];
+  V acc[NV];
+  for (int i = 0; i < G; ++i) sums[i] = g.first ? 0 : g.sum[g.output[i]];
+  PC_UNROLL for (int v = 0; v < NV; ++v) acc[v] = load_sum(sums + v * VL, V());
+  const uint32_t* value = g.value;
+  const uint16_t* position = g.position;
+  for (int64_t s = g.steps; s > 0; --s) {
+    PC_UNROLL for (int v = 0; v < NV; ++v)
+      acc[v] = Op::multiply(acc[v], Op::rows(gathered<R>((const int32_t*)g.x, position, v)), load_sum((const int32_t*)value + v * VL, V()));
+    value += G;
+    position += G / R;
+  }
+  PC_UNROLL for (int v = 0; v < NV; ++v) store_sum(sums + v * VL, acc[v]);
+  for (int i = 0; i < G; ++i) g.sum[g.output[i]] = sums[i];
+}
+
+// ---- the last step
+
+// Sums have rows of x in their lanes; a result by rows wants outputs there. Last holds in registers what belongs to the outputs and
+// to the rows, one of them the same in every lane: outputs(first, lanes) or output(i), row(r) or rows(first). put() is one vector of
+// results, of which the first n lanes are written.
+template <class Last, bool Whole> PC_INLINE void finish_square(const SparseFinish& f, Last& last, int c0, int n, int r0, int rows) {
+  vf square[VL];
+  PC_UNROLL for (int i = 0; i < VL; ++i) square[i] = vf_load((const float*)f.sum + (c0 + i) * kSparseRows + r0);
+  vf_transpose(square);
+  char* y = (char*)f.t.y + r0 * f.t.ldy + c0 * Last::kSize;
+  PC_UNROLL for (int r = 0; r < VL; ++r) {
+    if (!Whole && r >= rows) break;
+    last.row(f.t, r0 + r);
+    last.put(y, square[r], Whole ? VL : n);
+    y += f.t.ldy;
+  }
+}
+
+template <class Last> void finish_one(const SparseFinish& f) {
+  Last last(f.t);
+  last.row(f.t, 0);
+  for (int c = 0; c < f.t.columns; c += VL) {
+    last.outputs(f.t, c);
+    last.put((char*)f.t.y + c * Last::kSize, vf_load((const float*)f.sum + c), f.t.columns - c < VL ? f.t.columns - c : VL);
+  }
+}
+
 template <class Last> void finish(const SparseFinish& f) {
+  if (f.one) return finish_one<Last>(f);
   Last last(f.t);
   if (f.by_output) {
-    S8Tile t = f.t;  // what belongs to an output is the same in every lane, what belongs to a row is not
-    float scale[VL], bias[VL];
-    int32_t bias_q[VL];
-    for (int i = 0; i < t.columns; ++i) {
-      for (int l = 0; l < VL; ++l) {
-        if (f.t.scale) scale[l] = f.t.scale[i];
-        if (f.t.bias) bias[l] = f.t.bias[i];
-        if (f.t.bias_q) bias_q[l] = f.t.bias_q[i];
-      }
-      t.scale = f.t.scale ? scale : nullptr;
-      t.bias = f.t.bias ? bias : nullptr;
-      t.bias_q = f.t.bias_q ? bias_q : nullptr;
+    for (int i = 0; i < f.t.columns; ++i) {
+      last.output(f.t, i);
       for (int r = 0; r < f.rows; r += VL) {
-        last.rows(t, r);
-        last.start_of_rows(t, r, i);
-        vf sum = vf_load((const float*)f.sum + i * kSparseRows + r);
-        last.put(t, (char*)t.y + i * t.ldy + r * Last::kSize, sum, 0, f.rows - r < VL ? f.rows - r : VL);
+        last.rows(f.t, r);
+        last.put((char*)f.t.y + i * f.t.ldy + r * Last::kSize, vf_load((const float*)f.sum + i * kSparseRows + r), f.rows - r < VL ? f.rows - r : VL);
       }
     }
     return;
   }
+  // Runs of whole cache lines of a row of y, one after the other.
   for (int r0 = 0; r0 < f.rows; r0 += VL)
     for (int c0 = 0; c0 < f.t.columns; c0 += VL) {
-      vf square[VL];
-      PC_UNROLL for (int i = 0; i < VL; ++i) square[i] = vf_load((const float*)f.sum + (c0 + i) * kSparseRows + r0);
-      vf_transpose(square);
-      const int n = f.t.columns - c0 < VL ? f.t.columns - c0 : VL, rows = f.rows - r0;
-      PC_UNROLL for (int r = 0; r < VL; ++r) {
-        if (r >= rows) break;
-        last.row(f.t, r0 + r);
-        last.start_of_outputs(f.t, r0 + r, c0 / VL);
-        last.put(f.t, (char*)f.t.y + (r0 + r) * f.t.ldy, square[r], c0 / VL, n);
-      }
+      const int n = f.t.columns - c0 < VL ? f.t.columns - c0 : VL;
+      last.outputs(f.t, c0);
+      if (n == VL && f.rows - r0 >= VL)
+        finish_square<Last, true>(f, last, c0, n, r0, VL);
+      else
+        finish_square<Last, false>(f, last, c0, n, r0, f.rows - r0);
     }
 }
 

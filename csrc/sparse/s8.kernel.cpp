@@ -5,7 +5,6 @@
 // serve 1 output or 4. Bound: for 1 output the 8 shuffles for 4 products, for 4 outputs the products.
 //
 // A product is vpdpbusd. AVX2 has vpmaddubsw, vpmaddwd and vpaddd instead; where neighbours could saturate, packing has made two steps of one.
-#include "gemm/s8_last_step.h"
 #include "sparse/panel.h"
 
 namespace pc {
@@ -38,6 +37,7 @@ struct Dot {
     return vi_set1(value);
   }
   static PC_INLINE_MEMBER vi rows(const char* x) { return vi_load((const int32_t*)x); }
+  static PC_INLINE_MEMBER vi rows(vi x) { return x; }
   static PC_INLINE_MEMBER vi multiply(vi acc, vi x, vi w) { return dot4(acc, x, w); }
   static PC_INLINE_MEMBER vi multiply(vi acc, const char* x, vi w) { return dot4(acc, rows(x), w); }
 };
@@ -184,22 +184,89 @@ void to_columns(uint8_t* panel, int64_t positions) {
 
 #endif
 
-// ---- last step
+// ---- last step, the operations of gemm/s8_last_step.h
 
-template <class Kind, int Size> struct Sums : Kind {
-  static constexpr int kSize = Size;
-  vi start;
-  explicit PC_INLINE_MEMBER Sums(const S8Tile& t) : Kind(t) {}
-  PC_INLINE_MEMBER void rows(const S8Tile& t, int r) { set_rows(static_cast<Kind&>(*this), t, r); }
-  PC_INLINE_MEMBER void start_of_rows(const S8Tile& t, int r, int i) { start = vi_mul(vi_load(t.x_zero_point + r), vi_set1(-t.w_sum[i])); }
-  PC_INLINE_MEMBER void start_of_outputs(const S8Tile& t, int r, int v) {
-    start = vi_mul(vi_set1(-t.x_zero_point[r]), vi_load(t.w_sum + v * VL));
+struct Sums {
+  vi w_sum, x_zero_point, bias_q;
+  vf scale;
+  bool with_bias_q;
+  explicit PC_INLINE_MEMBER Sums(const S8Tile& t) : bias_q(vi_zero()), scale(vf_zero()), with_bias_q(t.bias_q != nullptr) {}
+  PC_INLINE_MEMBER void outputs(const S8Tile& t, int c) {
+    w_sum = vi_load(t.w_sum + c);
+    if (t.scale) scale = vf_load(t.scale + c);
+    if (with_bias_q) bias_q = vi_load(t.bias_q + c);
   }
-  PC_INLINE_MEMBER void put(const S8Tile& t, char* y, vf sum, int v, int n) { this->store(t, y, vi_add(vi_bits(sum), start), v, n); }
+  PC_INLINE_MEMBER void output(const S8Tile& t, int i) {
+    w_sum = vi_set1(t.w_sum[i]);
+    if (t.scale) scale = vf_set1(t.scale[i]);
+    if (with_bias_q) bias_q = vi_set1(t.bias_q[i]);
+  }
+  PC_INLINE_MEMBER void row(const S8Tile& t, int r) { x_zero_point = vi_set1(t.x_zero_point[r]); }
+  PC_INLINE_MEMBER void rows(const S8Tile& t, int r) { x_zero_point = vi_load(t.x_zero_point + r); }
+  PC_INLINE_MEMBER vi sum(vf bits) {
+    const vi acc = vi_sub(vi_bits(bits), vi_mul(x_zero_point, w_sum));
+    return with_bias_q ? vi_add_saturate(acc, bias_q) : acc;
+  }
+};
 
- private:
-  static PC_INLINE_MEMBER void set_rows(ToF32& last, const S8Tile& t, int r) { last.x_scale = vf_load(t.x_scale + r); }
-  template <class Other> static PC_INLINE_MEMBER void set_rows(Other&, const S8Tile&, int) {}
+struct ToInt : Sums {
+  static constexpr int kSize = 4;
+  explicit PC_INLINE_MEMBER ToInt(const S8Tile& t) : Sums(t) {}
+  PC_INLINE_MEMBER void put(char* y, vf bits, int n) {
+    if (n == VL)
+      vi_store((int32_t*)y, sum(bits));
+    else
+      vi_storen((int32_t*)y, sum(bits), n);
+  }
+};
+
+struct ToFloat : Sums {
+  static constexpr int kSize = 4;
+  vf low, high, x_scale, bias;
+  bool with_bias;
+  explicit PC_INLINE_MEMBER ToFloat(const S8Tile& t)
+      : Sums(t), low(vf_set1(t.low)), high(vf_set1(t.high)), bias(vf_zero()), with_bias(t.bias != nullptr) {}
+  PC_INLINE_MEMBER void outputs(const S8Tile& t, int c) {
+    Sums::outputs(t, c);
+    if (with_bias) bias = vf_load(t.bias + c);
+  }
+  PC_INLINE_MEMBER void output(const S8Tile& t, int i) {
+    Sums::output(t, i);
+    if (with_bias) bias = vf_set1(t.bias[i]);
+  }
+  PC_INLINE_MEMBER void row(const S8Tile& t, int r) {
+    Sums::row(t, r);
+    x_scale = vf_set1(t.x_scale[r]);
+  }
+  PC_INLINE_MEMBER void rows(const S8Tile& t, int r) {
+    Sums::rows(t, r);
+    x_scale = vf_load(t.x_scale + r);
+  }
+  PC_INLINE_MEMBER void put(char* y, vf bits, int n) {
+    vf value = vf_mul(vf_from_vi(sum(bits)), vf_mul(x_scale, scale));
+    if (with_bias) value = vf_add(value, bias);
+    value = vf_min(high, vf_max(low, value));
+    if (n == VL)
+      vf_store((float*)y, value);
+    else
+      vf_storen((float*)y, value, n);
+  }
+};
+
+struct ToByte : Sums {
+  static constexpr int kSize = 1;
+  vf low, high;
+  vi zero_point;
+  explicit PC_INLINE_MEMBER ToByte(const S8Tile& t)
+      : Sums(t), low(vf_set1(t.low)), high(vf_set1(t.high)), zero_point(vi_set1(t.y_zero_point)) {}
+  PC_INLINE_MEMBER void put(char* y, vf bits, int n) {
+    const vf value = vf_mul(vf_from_vi(sum(bits)), scale);
+    const vi q = vi_add(vi_from_vf(vf_min(vf_max(value, low), high)), zero_point);
+    if (n == VL)
+      vi_store_8(y, q);
+    else
+      vi_store_8n(y, q, n);
+  }
 };
 
 }  // namespace
@@ -210,10 +277,11 @@ const SparseS8Kernel sparse_s8 = {
     VL,
     SATURATES,
     {multiply<Dot, 1>, multiply<Dot, kSparseShared>},
+    {multiply_one<Dot, 1>, multiply_one<Dot, kSparseShared>},
     {columns<1>, columns<kSparseShared>},
-    finish<Sums<ToS32, 4>>,
-    finish<Sums<ToF32, 4>>,
-    finish<Sums<ToQ8, 1>>,
+    finish<ToInt>,
+    finish<ToFloat>,
+    finish<ToByte>,
     interleave,
     transpose,
     to_columns,

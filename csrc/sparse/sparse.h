@@ -26,12 +26,13 @@ struct SparseGroup {
   int32_t* sum;           // [outputs][64], float32 or int32
 };
 
-// The sums of up to 16 outputs to y. The tile has x_scale, x_zero_point, w_sum, scale, bias, bias_q, low, high, y_zero_point, y, ldy (bytes), and
+// The sums of the outputs of a chunk to y. The tile has x_scale, x_zero_point, w_sum, scale, bias, bias_q, low, high, y_zero_point, y, ldy (bytes), and
 // columns, the outputs that exist.
 struct SparseFinish {
-  const int32_t* sum;  // [16][64]
+  const int32_t* sum;  // [outputs][64]
   int rows;
   bool by_output;  // y is [outputs][rows]
+  bool one;        // one row, and sum is [outputs]
   S8Tile t;
 };
 
@@ -42,6 +43,7 @@ struct SparseF32Kernel {
   const char* name;
   int vl;                       // rows of a vector
   SparseMultiply multiply[2];  // each output alone, 4 outputs that share columns
+  SparseMultiply one[2];       // the same by one row of x: x is [positions] dwords, sum [outputs]
   SparseFinishFunction finish;
   // panel[i * stride + r] = x[r * ld + i] for `count` dwords of up to vl rows; the last row again for rows that do not exist.
   void (*transpose)(const float* x, ptrdiff_t ld, int rows, int64_t count, float* panel, ptrdiff_t stride);
@@ -51,7 +53,7 @@ struct SparseS8Kernel {
   const char* name;
   int vl;
   bool saturates;  // takes weights only whose neighbours stay within int16 together
-  SparseMultiply quads[2], columns[2];
+  SparseMultiply quads[2], one[2], columns[2];
   SparseFinishFunction s32, f32, q8;
   // 4 rows of 64 bytes to the 64 dwords of a position.
   void (*interleave)(const uint8_t* bytes, uint8_t* quads);
