@@ -94,23 +94,35 @@ template <class Op, int R> void multiply(const SparseGroup& g) {
 
 // ---- one row of x: its dwords are gathered, and the lanes are outputs. Bound: the gathered loads.
 
+#if defined(PC_ISA_SCALAR) || defined(PC_SIMDE)
 // Lane l of vector v: x[position[(v * VL + l) / R]].
 template <int R> PC_INLINE vi gathered(const int32_t* x, const uint16_t* position, int v) {
-#if defined(PC_ISA_AVX512VNNI) && !defined(PC_SIMDE)
-  (void)v;
-  if (R == 1) return _mm512_i32gather_epi32(_mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i*)position)), x, 4);
-  const __m128i four = _mm_setr_epi32(x[position[0]], x[position[1]], x[position[2]], x[position[3]]);
-  return _mm512_permutexvar_epi32(_mm512_setr_epi32(0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 2, 3, 3, 3, 3), _mm512_castsi128_si512(four));
-#elif defined(PC_ISA_AVX2) || defined(PC_ISA_AVXVNNI)
-  position += v * VL / R;
-  if (R == 1) return _mm256_i32gather_epi32(x, _mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i*)position)), 4);
-  return _mm256_setr_m128i(_mm_set1_epi32(x[position[0]]), _mm_set1_epi32(x[position[1]]));
-#else
   int32_t lanes[VL];
   for (int l = 0; l < VL; ++l) lanes[l] = x[position[(v * VL + l) / R]];
   return vi_load(lanes);
-#endif
 }
+#else
+// 4 single loads and what joins them take half the time of vpgatherdd. One load brings 4 positions.
+PC_INLINE __m128i four(const int32_t* x, const uint16_t* position) {
+  uint64_t p;
+  memcpy(&p, position, 8);
+  return _mm_setr_epi32(x[p & 0xffff], x[p >> 16 & 0xffff], x[p >> 32 & 0xffff], x[p >> 48]);
+}
+#if defined(PC_ISA_AVX512VNNI)
+template <int R> PC_INLINE vi gathered(const int32_t* x, const uint16_t* position, int) {
+  if (R > 1)
+    return _mm512_permutexvar_epi32(_mm512_setr_epi32(0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 2, 3, 3, 3, 3), _mm512_castsi128_si512(four(x, position)));
+  const __m256i low = _mm256_setr_m128i(four(x, position), four(x, position + 4));
+  return _mm512_inserti64x4(_mm512_castsi256_si512(low), _mm256_setr_m128i(four(x, position + 8), four(x, position + 12)), 1);
+}
+#else
+template <int R> PC_INLINE vi gathered(const int32_t* x, const uint16_t* position, int v) {
+  position += v * VL / R;
+  if (R > 1) return _mm256_setr_m128i(_mm_set1_epi32(x[position[0]]), _mm_set1_epi32(x[position[1]]));
+  return _mm256_setr_m128i(four(x, position), four(x, position + 4));
+}
+#endif
+#endif
 
 // g.x is [positions] dwords, g.sum [outputs].
 template <class Op, int R> void multiply_one(const SparseGroup& g) {
