@@ -24,6 +24,7 @@ from .int4 import pack_int4
 from .lowrank import pack_lowrank
 from .pool import add, pool
 from .quant import dequantize_linear, dynamic_quantize_linear, quantize_linear, quantize_rows
+from .sparse import pack_sparse
 
 __all__ = [
     "add",
@@ -38,6 +39,7 @@ __all__ = [
     "pack_int4",
     "pack_int8",
     "pack_lowrank",
+    "pack_sparse",
     "pool",
     "quantize_linear",
     "quantize_rows",

@@ -56,7 +56,10 @@ class Int8Pack:
         self.zero_point = -SHIFT if q.dtype == np.uint8 else 0
 
     def linear(self, *arguments: Any) -> None:
-        _linear_int8(self, *arguments)
+        linear_int8(self, *arguments)
+
+    def tiles(self, *arguments: Any) -> None:
+        _tiles_int8(self, *arguments)
 
 
 class F32Pack:
@@ -134,9 +137,9 @@ def _sums_int8(x: Array, x_zero_point: Array, w: Array, w_sums: Array, w_zero_po
 
 
 def _tiles_int8(
+    w: Int8Pack,
     x: Array,
     x_zero_point: Array,
-    w: Int8Pack,
     w_zero_point: Array | None,
     finish: Callable[[Array, slice, slice], None],
     num_threads: int | None,
@@ -176,7 +179,7 @@ def gemm_int8(
 
     if x_zero_point is None:
         x_zero_point = np.zeros(len(x), np.int32)
-    _tiles_int8(x, x_zero_point, w, w_zero_point, finish, num_threads)
+    _tiles_int8(w, x, x_zero_point, w_zero_point, finish, num_threads)
 
 
 def quantized(x: Array, x_qparams: QParams | None, num_threads: int | None) -> tuple[Array, Array, Array]:
@@ -193,8 +196,8 @@ def quantized(x: Array, x_qparams: QParams | None, num_threads: int | None) -> t
     return x, np.full(len(x), x_qparams[0], np.float32), np.full(len(x), x_qparams[1], np.int32)
 
 
-def _linear_int8(
-    w: Int8Pack,
+def linear_int8(
+    w: Any,
     x: Array,
     bias: Array | None,
     activation: Activation,
@@ -204,7 +207,10 @@ def _linear_int8(
     num_threads: int | None,
     w_zero_point: Array | None = None,
 ) -> None:
-    """A layer with 8-bit weights; float32 x is quantized first, out is float32 or requantized."""
+    """A layer with 8-bit weights; float32 x is quantized first, out is float32 or requantized.
+
+    w has a scale for each output, and tiles(), as that of Int8Pack.
+    """
     code, low, high = activation[0], f32(activation[1]), f32(activation[2])
     if bias is None:
         bias = np.empty(0, np.float32)
@@ -240,7 +246,7 @@ def _linear_int8(
             if last_step.requantize(sums, *scales, bias[columns], code, levels, out, rows.start, columns.start):
                 raise ValueError("an activation gave NaN, which cannot be quantized: the scales are out of proportion")
 
-    _tiles_int8(x, x_zero_point, w, w_zero_point, finish, num_threads)
+    w.tiles(x, x_zero_point, w_zero_point, finish, num_threads)
 
 
 @kernel

@@ -139,5 +139,6 @@ void bind_int4(py::module_& m);
 void bind_linear(py::module_& m);
 void bind_lowrank(py::module_& m);
 void bind_pool(py::module_& m);
+void bind_sparse(py::module_& m);
 
 }  // namespace pc::python

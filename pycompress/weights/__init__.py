@@ -6,5 +6,16 @@ from .int4 import Int4Weight
 from .int8 import Int8Weight
 from .lowrank import LowRankWeight
 from .qparams import QParams
+from .sparse import BSRWeight, CSRWeight
 
-__all__ = ["Float16Weight", "Float32Weight", "Int4Weight", "Int8Weight", "LowRankWeight", "QParams", "Weight"]
+__all__ = [
+    "BSRWeight",
+    "CSRWeight",
+    "Float16Weight",
+    "Float32Weight",
+    "Int4Weight",
+    "Int8Weight",
+    "LowRankWeight",
+    "QParams",
+    "Weight",
+]
