@@ -60,8 +60,13 @@ template <class Op, int R, int I, int W> PC_INLINE void tile(const SparseGroup& 
     PC_UNROLL for (int w = 0; w < W; ++w) store_sum(sum[i] + w * VL, acc[i][w]);
 }
 
+#if defined(PC_SIMDE)  // which takes minutes to compile what is unrolled
+constexpr int widest(int) { return 1; }
+constexpr int together(int r, int) { return r > 1 ? 1 : 2; }
+#else
 constexpr int widest(int r) { return VL == 16 ? 4 : VL == 8 ? (r == 1 ? 8 : 2) : 4; }
 constexpr int together(int r, int w) { return r > 1 || VL == 1 || w > 4 ? 1 : VL == 16 ? (w > 1 ? 4 : 8) : w > 2 ? 2 : 4; }
+#endif
 
 template <class Op, int R, int W> void outputs(const SparseGroup& g, int v) {
   constexpr int I = together(R, W);

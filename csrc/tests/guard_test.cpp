@@ -4,6 +4,7 @@
 #include <algorithm>
 
 #include "gemm.h"
+#include "sparse.h"
 
 using namespace test;
 
@@ -472,6 +473,124 @@ TEST(corrupt_packed_weights) {
         run_f32_whatever_it_is(p, bytes, n, k, true);
       }
     }
+  });
+}
+
+template <class T> void spmm_between_guards(const std::string& isa) {
+  constexpr size_t room = size_t{1} << 18;
+  Guarded matrix("w", Access::kRead, kRoom), values("data", Access::kRead, room), indices("indices", Access::kRead, kRoom),
+      indptr("indptr", Access::kRead, kRoom), scale("scale", Access::kRead, kRoom), packing("packed to write", Access::kWrite, room),
+      packed("packed", Access::kRead, room), desc("desc", Access::kRead, kRoom), x("x", Access::kRead, room), y("y", Access::kWrite, room),
+      bias("bias", Access::kRead, kRoom), bytes_out("bytes", Access::kWrite, kRoom), workspace("workspace", Access::kWrite, size_t{1} << 21);
+  Random random(1);
+  int turn = 0;
+  for (const Place place : kPlaces)
+    for (const std::pair<int64_t, int64_t>& b : {std::pair<int64_t, int64_t>{1, 1}, {1, 4}, {4, 1}, {4, 4}, {3, 2}})
+      for (const Shape& s : {Shape{1, 1, 1}, Shape{1, 33, 70}, Shape{3, 5, 0}, Shape{0, 3, 5}, Shape{7, 17, 31}, Shape{17, 16, 65}, Shape{66, 9, 150}})
+        for (const bool transposed : {false, true}) {
+          at("%s spmm %lld x %lld x %lld of %d, blocks %d x %d, transposed %d", isa.c_str(), static_cast<long long>(s.m), static_cast<long long>(s.n),
+             static_cast<long long>(s.k), static_cast<int>(sizeof(T)), static_cast<int>(b.first), static_cast<int>(b.second), transposed);
+          const auto w = Sparse<T>::random(s.n, s.k, b.first, b.second, 50, random);
+          pc_sparse_matrix m = w.matrix();
+          m.data = put(values, place, w.data);
+          m.indices = put(indices, place, w.indices);
+          m.indptr = put(indptr, place, w.indptr);
+          if (m.scale) m.scale = put(scale, place, w.scale);
+          const pc_sparse_matrix* pm = put(matrix, place, m);
+          size_t* bytes = put(bytes_out, place, size_t{0});
+          CHECK_OK(pc_spmm_pack_size(pm, bytes));
+          const size_t packed_bytes = *bytes;
+          CHECK_OK(pc_spmm_pack(pm, packing.place(place, packed_bytes, PC_ALIGNMENT), packed_bytes));
+          check_rest({&packing, &bytes_out});
+          const void* p = put(packed, place, std::vector<char>(packing.own<char>(), packing.own<char>() + packed_bytes), PC_ALIGNMENT);
+          pc_spmm_desc d = sparse_desc(w, s.m);
+          d.x_transposed = d.y_transposed = transposed;
+          d.ldx = (transposed ? s.m : s.k) + 3;
+          d.ldy = (transposed ? s.m : s.n) + 5;
+          const int kind = ++turn % 3;
+          if (sizeof(T) == 1 && kind != 0) {
+            d.x_type = kind == 1 ? PC_F32 : PC_U8;
+            d.y_type = kind == 1 ? PC_F32 : PC_U8;
+            d.x_scale = d.y_scale = 0.1f;
+          }
+          if (d.y_type != PC_S32) {
+            d.activation = turn % 5;
+            d.bias = put(bias, place, floats(static_cast<size_t>(s.n), random));
+          }
+          const int64_t x_rows = transposed ? s.k : s.m, x_columns = transposed ? s.m : s.k, y_rows = transposed ? s.n : s.m,
+                        y_columns = transposed ? s.m : s.n;
+          const size_t y_size = size_of(d.y_type);
+          const void* px = d.x_type == PC_F32 ? static_cast<const void*>(put(x, place, floats(span(x_rows, x_columns, d.ldx), random)))
+                                              : put(x, place, std::vector<uint8_t>(span(x_rows, x_columns, d.ldx), 200));
+          void* py = y.place(place, span(y_rows, y_columns, d.ldy) * y_size, y_size);
+          const pc_spmm_desc* pd = put(desc, place, d);
+          const int32_t nth = turn % 2 + 1;
+          CHECK_OK(pc_spmm_workspace_size(pd, p, packed_bytes, nth, bytes));
+          void* pw = workspace.place(place, *bytes, PC_ALIGNMENT);
+          for (int32_t ith = 0; ith < nth; ++ith) CHECK_OK(pc_spmm_run(pd, p, packed_bytes, px, py, pw, *bytes, ith, nth));
+          check_rest({&y, &workspace});
+          CHECK(y_columns == 0 || gaps_untouched(y.own<unsigned char>(), y_rows, y_columns, d.ldy, y_size), "a gap was written");
+        }
+}
+
+TEST(spmm) {
+  for_each_isa([](const std::string& isa) {
+    spmm_between_guards<float>(isa);
+    spmm_between_guards<int8_t>(isa);
+  });
+}
+
+void run_sparse_whatever_it_is(const void* packed, size_t bytes) {
+  int64_t n = 0, k = 0;
+  pc_type type = 0;
+  if (pc_spmm_packed_info(packed, bytes, &n, &k, &type, nullptr) != PC_OK) return;
+  for (const int64_t m : {1, 2}) {
+    pc_spmm_desc d{};
+    d.size = sizeof d;
+    d.m = m;
+    d.n = n;
+    d.k = k;
+    d.x_type = type == PC_F32 ? PC_F32 : PC_U8;
+    d.y_type = type == PC_F32 ? PC_F32 : PC_S32;
+    std::vector<float> x(static_cast<size_t>(2 * k + 1)), y(static_cast<size_t>(2 * n + 1));
+    size_t workspace_bytes = 0;
+    if (pc_spmm_workspace_size(&d, packed, bytes, 1, &workspace_bytes) != PC_OK || workspace_bytes > size_t{1} << 24) continue;
+    Aligned workspace(workspace_bytes);
+    const pc_status status = pc_spmm_run(&d, packed, bytes, x.data(), y.data(), workspace.data(), workspace_bytes, 0, 1);
+    CHECK(status == PC_OK || status == PC_ERROR_FORMAT, "%s", pc_last_error());
+  }
+}
+
+// Its header, as above, and everything behind it: the table of groups and the positions in them are bytes that kernels follow.
+template <class T> void corrupt_sparse(const std::string& isa, int64_t r, int64_t c) {
+  Random random(1);
+  Guarded packed("packed", Access::kRead, kRoom);
+  Aligned good_packed = pack_sparse(Sparse<T>::random(17, 70, r, c, 40, random).matrix());
+  const std::vector<char> good(good_packed.data(), good_packed.data() + good_packed.bytes());
+  corrupt(packed, good, isa + " spmm", run_sparse_whatever_it_is);
+  const void* p = put(packed, Place::kEnd, good, PC_ALIGNMENT);
+  char* own = packed.own<char>();
+  for (int i = 0; i < 4000 / kStride; ++i) {
+    at("%s spmm with random bytes %d", isa.c_str(), i);
+    for (int64_t changes = random.integer(1, 4); changes > 0; --changes)
+      own[random.integer(64, static_cast<int64_t>(good.size()) - 1)] = static_cast<char>(random.bits());
+    run_sparse_whatever_it_is(p, good.size());
+    std::memcpy(own, good.data(), good.size());
+  }
+  for (size_t bytes = 0; bytes < good.size(); bytes += 7) {
+    at("%s spmm cut to %zu bytes", isa.c_str(), bytes);
+    const void* cut = put(packed, Place::kEnd, std::vector<char>(good.begin(), good.begin() + static_cast<ptrdiff_t>(bytes)), PC_ALIGNMENT);
+    CHECK_STATUS(PC_ERROR_BUFFER, pc_spmm_packed_info(cut, bytes, nullptr, nullptr, nullptr, nullptr));
+  }
+}
+
+TEST(corrupt_sparse_weights) {
+  for_each_isa([](const std::string& isa) {
+    corrupt_sparse<float>(isa, 1, 1);
+    corrupt_sparse<float>(isa, 4, 1);
+    corrupt_sparse<int8_t>(isa, 1, 1);
+    corrupt_sparse<int8_t>(isa, 1, 4);
+    corrupt_sparse<int8_t>(isa, 4, 1);
   });
 }
 

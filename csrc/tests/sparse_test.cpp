@@ -133,9 +133,9 @@ TEST(parts) {
   for_each_isa([](const std::string& isa) {
     Random random(3);
     for (const Block& b : {Block{1, 1}, Block{4, 1}, Block{1, 4}, Block{4, 4}})
-      for (const int32_t nth : {1, 2, 3, 7, 16}) {
-        check_f32(130, Sparse<float>::random(300, 700, b.r, b.c, 90, random), nth % 2, true, PC_ACTIVATION_GELU, has_fma(isa), random, nth);
-        check_s32(130, Sparse<int8_t>::random(300, 2100, b.r, b.c, 95, random), nth % 2, false, -1, random, nth);
+      for (const int32_t nth : {1, 2, 5, 16}) {
+        check_f32(70, Sparse<float>::random(200, 400, b.r, b.c, 90, random), nth % 2, true, PC_ACTIVATION_GELU, has_fma(isa), random, nth);
+        check_s32(70, Sparse<int8_t>::random(140, 1100, b.r, b.c, 95, random), nth % 2, false, -1, random, nth);
         check_s32(1, Sparse<int8_t>::random(300, 2100, b.r, b.c, 90, random), false, false, -1, random, nth);
       }
   });
@@ -353,6 +353,7 @@ TEST(misuse_of_pack) {
   CHECK_STATUS(PC_ERROR_NULL, pc_spmm_pack(&m, nullptr, bytes));
   CHECK_STATUS(PC_ERROR_BUFFER, pc_spmm_pack(&m, packed.data(), bytes - 1));
   CHECK_STATUS(PC_ERROR_ALIGNMENT, pc_spmm_pack(&m, packed.data() + 1, bytes));
+  std::memcpy(packed.data(), w.data.data(), std::min(bytes, w.data.size() * 4));
   m.data = packed.data();
   CHECK_STATUS(PC_ERROR_OVERLAP, pc_spmm_pack(&m, packed.data(), bytes));
   m.data = w.data.data();
