@@ -1,8 +1,8 @@
 """Matrix products with a sparse weight: float32, and exact int8.
 
-Idea: some rows of x are transposed once, so that one input of all of them is a run in memory. An output then walks along
-its stored values in the order of k: each is multiplied by its run and added to the rows' sums, which stay in L1. Blocks
-are taken apart when a weight is packed.
+Idea: some rows of x are transposed once, so that one input of all of them is a run in memory. An output then walks
+along its stored values in the order of k: each is multiplied by its run and added to the rows' sums, which stay in L1.
+Blocks are taken apart when a weight is packed.
 Tile: 64 rows of x by all outputs; then the tile's last step.
 Bound: loads, of a run and of the sums, for each product; what is not stored costs nothing.
 """
@@ -81,7 +81,8 @@ class SparseInt8Pack(SparsePack):
     def __init__(self, data: Array, indices: Array, indptr: Array, scale: Array, n: int, k: int) -> None:
         super().__init__(data, indices, indptr, n, k)
         self.scale = np.array(scale, np.float32)
-        self.sums = np.array([self.values[a:b].sum(dtype=np.int32) for a, b in zip(self.indptr, self.indptr[1:], strict=False)], np.int32)
+        ends = np.concatenate([[0], np.cumsum(self.values, dtype=np.int64)])[self.indptr]
+        self.sums = np.diff(ends).astype(np.int32)
 
     def linear(self, *arguments: Any) -> None:
         linear_int8(self, *arguments)

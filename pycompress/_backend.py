@@ -23,8 +23,8 @@ C-contiguous arrays of the exact dtype and shape, numbers in range. `out` is wri
     pack_int4(data, scale, k, group_size) -> handle
         data uint8 [n, (k + 1) // 2], two values to a byte; scale float32 [n, groups]; group_size 0 for one group
     pack_sparse(data, indices, indptr, scale, n, k) -> handle
-        data float32 or int8 [blocks, block_n, block_k]; indices int32 [blocks]; indptr int32 [ceil(n / block_n) + 1]; scale
-        float32 [n] of int8, or None; all contiguous
+        data float32 or int8 [blocks, block_n, block_k]; indices int32 [blocks]; indptr int32 [ceil(n / block_n) + 1];
+        scale float32 [n] of int8, or None; all contiguous
     gemm_int8(x, w, x_zero_point, w_zero_point, out, num_threads)
         x uint8 or int8 [m, k]; w a handle; zero points int32 [m] and [n], or None for zeros; out int32 [m, n]
     linear(x, w, bias, activation, x_qparams, y_qparams, out, num_threads, w_zero_point=None)

@@ -433,6 +433,37 @@ def _check_linear_int4(kernels: Any, rng: np.random.Generator) -> None:
                 )
 
 
+def _sparse_check(dtype: Any) -> Callable[[Any, np.random.Generator], None]:
+    """Blocks that take each of the forms there are: outputs alone and in fours; of int8 in quads and by columns."""
+
+    def check(kernels: Any, rng: np.random.Generator) -> None:
+        for (m, n, k), (r, c) in itertools.product(SHAPES, ((1, 1), (1, 4), (4, 1), (8, 4))):
+            rows, columns = -(-n // r), -(-k // c)
+            keep = rng.random((rows, columns)) < 0.4
+            shape = rows, columns, r, c
+            blocks = _bytes(rng, np.int8, *shape) if dtype == np.int8 else _floats(rng, *shape)
+            w = np.where(keep[:, :, None, None], blocks, 0).transpose(0, 2, 1, 3).reshape(rows * r, columns * c)
+            w[n:], w[:, k:] = 0, 0
+            data = w.reshape(rows, r, columns, c).transpose(0, 2, 1, 3)[keep]
+            indptr = np.concatenate([[0], np.cumsum(keep.sum(1))]).astype(np.int32)
+            indices, w = np.nonzero(keep)[1].astype(np.int32), w[:n, :k]
+            scale = np.full(n, 0.5, np.float32) if dtype == np.int8 else None
+            handle = kernels.pack_sparse(np.ascontiguousarray(data, dtype), indices, indptr, scale, n, k)
+            out, what = np.empty((m, n), np.float32), f"blocks {r}x{c}, M, N, K {[m, n, k]}"
+            if dtype == np.int8:
+                x = _bytes(rng, np.uint8, m, k)
+                kernels.linear(x, handle, None, ACTIVATIONS["none"], (1.0, 117), None, out, 1)
+                _same(what, out, _sums(x, w, 117).astype(np.float32) * f32(0.5))
+            else:
+                x = _floats(rng, m, k)
+                kernels.linear(x, handle, None, ACTIVATIONS["none"], None, None, out, 1)
+                x64, w64 = x.astype(np.float64), w.astype(np.float64)
+                error = (k + 4) * 2.0**-24 * _product(np.abs(x64), np.abs(w64))
+                _close(what, out, _product(x64, w64), error + 1e-6)
+
+    return check
+
+
 CHECKS: dict[str, Callable[[Any, np.random.Generator], None]] = {
     "quantize_linear": _check_quantize,
     "dequantize_linear": _check_dequantize,
@@ -448,6 +479,8 @@ CHECKS: dict[str, Callable[[Any, np.random.Generator], None]] = {
     "linear_int4": _check_linear_int4,
     "linear_f32": _check_linear_f32,
     "linear_f16": _check_linear_f16,
+    "sparse, float32": _sparse_check(np.float32),
+    "sparse, int8": _sparse_check(np.int8),
     "pool": _check_pool,
     "add": _check_add,
 }

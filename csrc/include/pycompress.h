@@ -295,12 +295,12 @@ typedef struct pc_sparse_matrix {
 typedef struct pc_spmm_desc {
   size_t size;
   int64_t m, n, k;
-  int64_t ldx, ldy;                 /* elements from row to row; 0: contiguous */
-  int32_t x_transposed;             /* 1: x is [k, m], as the channels of a feature map lie in memory */
-  int32_t y_transposed;             /* 1: y is [n, m] */
-  pc_type x_type;                   /* of a float32 weight PC_F32; of an int8 weight PC_F32 (quantized on the fly), PC_U8 or PC_S8 */
-  pc_type y_type;                   /* of a float32 weight PC_F32; of an int8 weight PC_S32, PC_F32, PC_U8 or PC_S8 */
-  float x_scale;                    /* of an int8 weight. With PC_F32: 0 means per row, from the data, for x that is not transposed */
+  int64_t ldx, ldy;     /* elements from row to row; 0: contiguous */
+  int32_t x_transposed; /* 1: x is [k, m], as the channels of a feature map lie in memory */
+  int32_t y_transposed; /* 1: y is [n, m] */
+  pc_type x_type;       /* of a float32 weight PC_F32; of an int8 weight PC_F32 (quantized on the fly), PC_U8 or PC_S8 */
+  pc_type y_type;       /* of a float32 weight PC_F32; of an int8 weight PC_S32, PC_F32, PC_U8 or PC_S8 */
+  float x_scale;        /* of an int8 weight. With PC_F32: 0 means per row, from the data, for x that is not transposed */
   int32_t x_zero_point;
   float y_scale; /* PC_U8 and PC_S8 */
   int32_t y_zero_point;

@@ -16,8 +16,8 @@
 namespace pc {
 namespace {
 
-constexpr int64_t kRowsAtOnce = 16;        // of x, on their way into a panel
-constexpr int64_t kRowsPerPart = 32;       // at least, before the outputs are cut too
+constexpr int64_t kRowsAtOnce = 16;              // of x, on their way into a panel
+constexpr int64_t kRowsPerPart = 32;             // at least, before the outputs are cut too
 constexpr int64_t kQuadBytes = 4 * kSparseRows;  // of a position
 
 struct Bounds {
@@ -52,7 +52,7 @@ bool is_one(const Call& call) {
 
 // A part's own workspace.
 struct Workspace {
-  int64_t row_bytes;  // of x, quantized, on its way
+  int64_t row_bytes;   // of x, quantized, on its way
   size_t block_bytes;  // of the panel
   size_t sum, x_scale, x_zero_point, tile, rows, bytes;
 };
@@ -323,8 +323,8 @@ class Part {
     float low[kRowsAtOnce], high[kRowsAtOnce], inverse[kRowsAtOnce];
     std::fill_n(inverse, kRowsAtOnce, call_.inverse_x_scale);
     for (int i = 0; dynamic && i < rows; ++i)
-      PC_CHECK(quant.range(x + i * d_.ldx, d_.k, &low[i], &high[i]), PC_ERROR_NONFINITE,
-               "x holds NaN or infinity in row %lld and can't be quantized", ll(m0_ + r + i));
+      PC_CHECK(quant.range(x + i * d_.ldx, d_.k, &low[i], &high[i]), PC_ERROR_NONFINITE, "x holds NaN or infinity in row %lld and can't be quantized",
+               ll(m0_ + r + i));
     if (dynamic && !quant.row_qparams(low, high, rows, x_scale_ + r, x_zero_point_ + r, inverse)) return too_wide(m0_ + r, low, high);
     for (int i = 0; i < rows; ++i) {
       uint8_t* row = rows_ + i * layout_.row_bytes;
@@ -357,8 +357,9 @@ class Part {
         else if (d_.x_type != PC_F32)
           copy(call_.x + at, count_, row);
         else
-          PC_CHECK(kernels_.quant->quantize_row(reinterpret_cast<const float*>(call_.x) + at, count_, call_.inverse_x_scale, d_.x_zero_point, false, row),
-                   PC_ERROR_NONFINITE, "x holds NaN in row %lld and can't be quantized", ll(k + i));
+          PC_CHECK(
+              kernels_.quant->quantize_row(reinterpret_cast<const float*>(call_.x) + at, count_, call_.inverse_x_scale, d_.x_zero_point, false, row),
+              PC_ERROR_NONFINITE, "x holds NaN in row %lld and can't be quantized", ll(k + i));
       }
       kernel.interleave(bytes, quads);
       std::memcpy(h_.columns ? position(k) : position(k / 4), quads, static_cast<size_t>(h_.columns ? kQuadBytes : vectors_ * call_.vl * 4));
@@ -397,8 +398,7 @@ class Part {
   pc_status check_group(const SparseEntry& entry, const SparseGroup& g) const {
     bool good = uint64_t{entry.begin} + entry.steps <= h_.steps && *std::max_element(entry.output, entry.output + kSparseGroup) < kSparseChunk;
     // Only float32 fills up with the position behind the block's.
-    good = good && (entry.steps == 0 ||
-                    largest_position(g.position, g.steps * call_.w.layout.units) < h_.block + (h_.type == PC_F32 ? 1u : 0u));
+    good = good && (entry.steps == 0 || largest_position(g.position, g.steps * call_.w.layout.units) < h_.block + (h_.type == PC_F32 ? 1u : 0u));
     PC_CHECK(good, PC_ERROR_FORMAT, "packed is damaged: steps or positions that do not exist");
     return PC_OK;
   }
@@ -406,7 +406,7 @@ class Part {
   pc_status finish(int64_t chunk) {
     const bool curve = is_curve(d_.activation), q8 = call_.to_q8(), through_tile = curve && q8;
     const int64_t size = static_cast<int64_t>(size_of(d_.y_type)), begin = chunk * kSparseChunk, end = std::min(begin + kSparseChunk, d_.n);
-    const SparseFinishFunction run = !call_.int8()          ? kernels_.sparse_f32->finish
+    const SparseFinishFunction run = !call_.int8()         ? kernels_.sparse_f32->finish
                                      : d_.y_type == PC_S32 ? kernels_.sparse_s8->s32
                                      : q8 && !curve        ? kernels_.sparse_s8->q8
                                                            : kernels_.sparse_s8->f32;

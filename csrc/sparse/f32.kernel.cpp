@@ -49,8 +49,12 @@ struct Float {
 
 extern const SparseF32Kernel sparse_f32;
 const SparseF32Kernel sparse_f32 = {
-    "sparse_f32/" PC_ISA_NAME, VL, {multiply<MultiplyAdd, 1>, multiply<MultiplyAdd, kSparseShared>},
-    {multiply_one<MultiplyAdd, 1>, multiply_one<MultiplyAdd, kSparseShared>}, finish<Float>, transpose,
+    "sparse_f32/" PC_ISA_NAME,
+    VL,
+    {multiply<MultiplyAdd, 1>, multiply<MultiplyAdd, kSparseShared>},
+    {multiply_one<MultiplyAdd, 1>, multiply_one<MultiplyAdd, kSparseShared>},
+    finish<Float>,
+    transpose,
 };
 
 }  // namespace PC_NS

@@ -15,7 +15,7 @@ namespace pc {
 struct SparseHeader {
   char magic[8];
   uint32_t version;
-  uint16_t type;           // PC_F32 or PC_S8
+  uint16_t type;            // PC_F32 or PC_S8
   uint8_t shared, columns;  // 4 outputs share their positions; positions are columns
   int64_t n, k;
   uint64_t bytes;

@@ -1,7 +1,8 @@
 // A group of 16 outputs by a panel of rows: shared by float32 and int8, which differ in what one dword of weights does to a vector of rows (Op).
 //
 // Each output alone: a step is one broadcast and as many products as there are vectors of rows, with x from L1. Outputs are taken several at
-// a time, so that 8 chains of sums hide the latency of the products. Bound: loads, 5 for 4 products.
+// a time: their chains of sums hide the latency of the products, and one load brings the positions of four. AVX-512: 4 outputs by 4 vectors;
+// AVX2: 1 by 8. Bound: loads, 5 for 4 products (AVX2: 9 for 8).
 // 4 outputs that share columns: a vector of x meets 4 broadcasts. AVX-512 holds 4 x 4 sums, AVX2 4 x 2. Bound: products.
 #pragma once
 
@@ -20,7 +21,7 @@ PC_INLINE void store_sum(int32_t* p, vi x) { vi_store(p, x); }
 PC_INLINE void store_sum(int32_t* p, vf x) { vf_store((float*)p, x); }
 
 // Outputs j.. of the group by vectors v.. of the panel: I times R outputs, W vectors.
-template <class Op, int R, int I, int W> PC_INLINE void tile(const SparseGroup& g, int j, int v) {
+template <class Op, int R, int I, int W> PC_INLINE void some(const SparseGroup& g, int j, int v) {
   typedef typename Op::Vector V;
   V acc[I * R][W];
   int32_t* sum[I * R];
@@ -68,15 +69,15 @@ constexpr int widest(int r) { return VL == 16 ? 4 : VL == 8 ? (r == 1 ? 8 : 2) :
 constexpr int together(int r, int w) { return r > 1 || VL == 1 || w > 4 ? 1 : VL == 16 ? (w > 1 ? 4 : 8) : w > 2 ? 2 : 4; }
 #endif
 
-template <class Op, int R, int W> void outputs(const SparseGroup& g, int v) {
+template <class Op, int R, int W> void tile(const SparseGroup& g, int v) {
   constexpr int I = together(R, W);
-  for (int j = 0; j < G; j += I * R) tile<Op, R, I, W>(g, j, v);
+  for (int j = 0; j < G; j += I * R) some<Op, R, I, W>(g, j, v);
 }
 
 template <class Op, int R, int W = widest(R)> PC_INLINE void rest_of_rows(const SparseGroup& g, int v) {
   if constexpr (W > 0) {
     if (g.vectors - v == W)
-      outputs<Op, R, W>(g, v);
+      tile<Op, R, W>(g, v);
     else
       rest_of_rows<Op, R, W - 1>(g, v);
   }
@@ -93,7 +94,7 @@ PC_INLINE void prefetch_next(const SparseGroup& g, int units) {
 template <class Op, int R> void multiply(const SparseGroup& g) {
   int v = 0;
   prefetch_next(g, G / R);
-  for (; g.vectors - v > widest(R); v += widest(R)) outputs<Op, R, widest(R)>(g, v);
+  for (; g.vectors - v > widest(R); v += widest(R)) tile<Op, R, widest(R)>(g, v);
   rest_of_rows<Op, R>(g, v);
 }
 

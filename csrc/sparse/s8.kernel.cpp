@@ -58,9 +58,7 @@ PC_INLINE vi high64(vi a, vi b) { return _mm512_unpackhi_epi64(a, b); }
 PC_INLINE vi by_byte(vi a) {
   return _mm512_shuffle_epi8(a, _mm512_broadcast_i32x4(_mm_setr_epi8(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15)));
 }
-PC_INLINE vi in_order(vi a) {
-  return _mm512_permutexvar_epi32(_mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15), a);
-}
+PC_INLINE vi in_order(vi a) { return _mm512_permutexvar_epi32(_mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15), a); }
 constexpr int OUTPUTS = 4;
 #elif !defined(PC_ISA_SCALAR)
 PC_INLINE vi low8(vi a, vi b) { return _mm256_unpacklo_epi8(a, b); }
@@ -124,7 +122,7 @@ PC_INLINE void to_quads(vi a, vi b, vi c, vi d, vi (&quad)[4]) {
 }
 
 // Outputs j.. that share columns, by the rows of byte `at` of the columns on.
-template <int R, int N> PC_INLINE void tile(const SparseGroup& g, int j, int at) {
+template <int R, int N> PC_INLINE void some_columns(const SparseGroup& g, int j, int at) {
   vi acc[N][4];
   int32_t* sum[N];
   PC_UNROLL for (int i = 0; i < N; ++i) {
@@ -152,7 +150,7 @@ template <int R, int N> PC_INLINE void tile(const SparseGroup& g, int j, int at)
 template <int R> void columns(const SparseGroup& g) {
   constexpr int N = R < OUTPUTS ? R : OUTPUTS;
   for (int at = 0; at < g.vectors * VL; at += 4 * VL)
-    for (int j = 0; j < G; j += N) tile<R, N>(g, j, at);
+    for (int j = 0; j < G; j += N) some_columns<R, N>(g, j, at);
 }
 
 void interleave(const uint8_t* bytes, uint8_t* quads) {
@@ -224,8 +222,7 @@ struct ToFloat : Sums {
   static constexpr int kSize = 4;
   vf low, high, x_scale, bias;
   bool with_bias;
-  explicit PC_INLINE_MEMBER ToFloat(const S8Tile& t)
-      : Sums(t), low(vf_set1(t.low)), high(vf_set1(t.high)), bias(vf_zero()), with_bias(t.bias != nullptr) {}
+  explicit PC_INLINE_MEMBER ToFloat(const S8Tile& t) : Sums(t), low(vf_set1(t.low)), high(vf_set1(t.high)), bias(vf_zero()), with_bias(t.bias != nullptr) {}
   PC_INLINE_MEMBER void outputs(const S8Tile& t, int c) {
     Sums::outputs(t, c);
     if (with_bias) bias = vf_load(t.bias + c);
@@ -257,8 +254,7 @@ struct ToByte : Sums {
   static constexpr int kSize = 1;
   vf low, high;
   vi zero_point;
-  explicit PC_INLINE_MEMBER ToByte(const S8Tile& t)
-      : Sums(t), low(vf_set1(t.low)), high(vf_set1(t.high)), zero_point(vi_set1(t.y_zero_point)) {}
+  explicit PC_INLINE_MEMBER ToByte(const S8Tile& t) : Sums(t), low(vf_set1(t.low)), high(vf_set1(t.high)), zero_point(vi_set1(t.y_zero_point)) {}
   PC_INLINE_MEMBER void put(char* y, vf bits, int n) {
     const vf value = vf_mul(vf_from_vi(sum(bits)), scale);
     const vi q = vi_add(vi_from_vf(vf_min(vf_max(value, low), high)), zero_point);

@@ -26,8 +26,8 @@ struct SparseGroup {
   int32_t* sum;           // [outputs][64], float32 or int32
 };
 
-// The sums of the outputs of a chunk to y. The tile has x_scale, x_zero_point, w_sum, scale, bias, bias_q, low, high, y_zero_point, y, ldy (bytes), and
-// columns, the outputs that exist.
+// The sums of the outputs of a chunk to y. The tile has x_scale, x_zero_point, w_sum, scale, bias, bias_q, low, high, y_zero_point, y, ldy (bytes),
+// and columns, the outputs that exist.
 struct SparseFinish {
   const int32_t* sum;  // [outputs][64]
   int rows;
@@ -41,7 +41,7 @@ typedef void (*SparseFinishFunction)(const SparseFinish&);
 
 struct SparseF32Kernel {
   const char* name;
-  int vl;                       // rows of a vector
+  int vl;                      // rows of a vector
   SparseMultiply multiply[2];  // each output alone, 4 outputs that share columns
   SparseMultiply one[2];       // the same by one row of x: x is [positions] dwords, sum [outputs]
   SparseFinishFunction finish;

@@ -486,7 +486,8 @@ template <class T> void spmm_between_guards(const std::string& isa) {
   int turn = 0;
   for (const Place place : kPlaces)
     for (const std::pair<int64_t, int64_t>& b : {std::pair<int64_t, int64_t>{1, 1}, {1, 4}, {4, 1}, {4, 4}, {3, 2}})
-      for (const Shape& s : {Shape{1, 1, 1}, Shape{1, 33, 70}, Shape{3, 5, 0}, Shape{0, 3, 5}, Shape{7, 17, 31}, Shape{17, 16, 65}, Shape{66, 9, 150}})
+      for (const Shape& s :
+           {Shape{1, 1, 1}, Shape{1, 33, 70}, Shape{3, 5, 0}, Shape{0, 3, 5}, Shape{7, 17, 31}, Shape{17, 16, 65}, Shape{66, 9, 150}})
         for (const bool transposed : {false, true}) {
           at("%s spmm %lld x %lld x %lld of %d, blocks %d x %d, transposed %d", isa.c_str(), static_cast<long long>(s.m), static_cast<long long>(s.n),
              static_cast<long long>(s.k), static_cast<int>(sizeof(T)), static_cast<int>(b.first), static_cast<int>(b.second), transposed);

@@ -66,8 +66,8 @@ void check_f32(int64_t m, const Sparse<float>& w, bool transposed, bool with_bia
     }
   for (size_t i = 0; i < y.size(); ++i) wrong += !written[i] && y[i] != 777.0f;
   CHECK(wrong == 0, "%d values wrong: %lld x %lld x %lld, blocks %lld x %lld, transposed %d, bias %d, activation %d", wrong,
-        static_cast<long long>(m), static_cast<long long>(w.n), static_cast<long long>(w.k), static_cast<long long>(w.r),
-        static_cast<long long>(w.c), transposed, with_bias, activation);
+        static_cast<long long>(m), static_cast<long long>(w.n), static_cast<long long>(w.k), static_cast<long long>(w.r), static_cast<long long>(w.c),
+        transposed, with_bias, activation);
 }
 
 void check_s32(int64_t m, const Sparse<int8_t>& w, bool transposed, bool is_signed, int fill, Random& random, int32_t nth = 1) {
@@ -330,7 +330,8 @@ TEST(misuse_of_pack) {
   expect_matrix(PC_ERROR_NULL, "data", [](W&, M& m) { m.data = nullptr; });
   expect_matrix(PC_ERROR_NULL, "indices", [](W&, M& m) { m.indices = nullptr; });
   expect_matrix(PC_ERROR_NULL, "indptr", [](W&, M& m) { m.indptr = nullptr; });
-  expect_matrix(PC_ERROR_ALIGNMENT, "indices", [](W& w, M& m) { m.indices = reinterpret_cast<int32_t*>(reinterpret_cast<char*>(w.indices.data()) + 1); });
+  expect_matrix(PC_ERROR_ALIGNMENT, "indices",
+                [](W& w, M& m) { m.indices = reinterpret_cast<int32_t*>(reinterpret_cast<char*>(w.indices.data()) + 1); });
   expect_matrix(PC_ERROR_SHAPE, "indptr begin", [](W& w, M&) { w.indptr[0] = 1; });
   expect_matrix(PC_ERROR_SHAPE, "indptr end", [](W& w, M&) { ++w.indptr.back(); });
   expect_matrix(PC_ERROR_VALUE, "indptr descends", [](W& w, M&) { w.indptr[1] = w.indptr[2] + 1; });

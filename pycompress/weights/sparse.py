@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import operator
 from typing import Any, ClassVar
 
@@ -47,7 +48,9 @@ class _SparseWeight(Weight):
         if indices.shape != data.shape[:1]:
             raise ValueError(f"indices has shape {indices.shape}, wanted {data.shape[:1]}, that of data")
         if indptr[0] != 0 or indptr[-1] != len(data):
-            raise ValueError(f"indptr goes from {indptr[0]} to {indptr[-1]}, wanted 0 to {len(data)}, the length of data")
+            raise ValueError(
+                f"indptr goes from {indptr[0]} to {indptr[-1]}, wanted 0 to the length of data, {len(data)}"
+            )
         if (indptr[1:] < indptr[:-1]).any():
             i = int(np.argmax(indptr[1:] < indptr[:-1]))
             raise ValueError(f"indptr[{i + 1}] is {indptr[i + 1]} after {indptr[i]}, wanted ascending numbers")
@@ -128,7 +131,8 @@ class _SparseWeight(Weight):
         rows, columns = len(self.indptr) - 1, -(-k // block_k)
         dense = np.zeros((rows, columns, block_n, block_k), blocks.dtype)
         dense[np.repeat(np.arange(rows), np.diff(self.indptr)), self.indices] = blocks
-        return dense.transpose(0, 2, 1, 3).reshape(rows * block_n, columns * block_k)[:n, :k]
+        whole: NDArray[Any] = dense.transpose(0, 2, 1, 3).reshape(rows * block_n, columns * block_k)
+        return whole[:n, :k]
 
     def todense(self) -> NDArray[np.float32]:
         """float32 [N, K]: what the kernel computes with."""
@@ -173,8 +177,8 @@ class CSRWeight(_SparseWeight):
     Arrays are copied only where they are not contiguous, sorted and of these dtypes, and must not change any more. With
     int8 data `linear` quantizes x as for an `Int8Weight`, and gives the bits that the dense weight would.
 
-    Raises TypeError for a dtype; ValueError for a shape, for indices out of range or given twice, and for counts that do
-    not agree.
+    Raises TypeError for a dtype; ValueError for a shape, for indices out of range or given twice, and for counts that
+    do not agree.
     """
 
     __slots__ = ()
@@ -207,10 +211,9 @@ class CSRWeight(_SparseWeight):
 
     def to_scipy(self) -> Any:
         """A scipy.sparse.csr_array of float32; scipy has to be installed."""
-        import scipy.sparse
-
+        sparse = importlib.import_module("scipy.sparse")
         data = self.data if self.scale is None else self.data * np.repeat(self.scale, np.diff(self.indptr))
-        return scipy.sparse.csr_array((data, self.indices.copy(), self.indptr.copy()), shape=self.shape)
+        return sparse.csr_array((data, self.indices.copy(), self.indptr.copy()), shape=self.shape)
 
 
 class BSRWeight(_SparseWeight):
@@ -233,8 +236,8 @@ class BSRWeight(_SparseWeight):
     Blocks of (1, 4) are the fastest in int8, (4, 1) and larger multiples of 4 outputs in float32; any other size works.
     Arrays are copied only where they are not contiguous, sorted and of these dtypes, and must not change any more.
 
-    Raises TypeError for a dtype; ValueError for a shape, for indices out of range or given twice, and for counts that do
-    not agree.
+    Raises TypeError for a dtype; ValueError for a shape, for indices out of range or given twice, and for counts that
+    do not agree.
     """
 
     __slots__ = ()
@@ -251,9 +254,7 @@ class BSRWeight(_SparseWeight):
         return self.data.shape[1], self.data.shape[2]
 
     @classmethod
-    def from_dense(
-        cls, w: NDArray[np.floating[Any]], block: tuple[int, int] = (4, 1), *, bits: int = 32
-    ) -> BSRWeight:
+    def from_dense(cls, w: NDArray[np.floating[Any]], block: tuple[int, int] = (4, 1), *, bits: int = 32) -> BSRWeight:
         """The blocks of w in which some value is not zero.
 
         w: float32 [N, K]; other floating dtypes are rounded to float32 first. block: (R, C). bits: 32, or 8 for int8 by
@@ -271,7 +272,8 @@ class BSRWeight(_SparseWeight):
         def blocks(a: NDArray[Any]) -> NDArray[Any]:
             if (n, k) != (rows * block_n, columns * block_k):
                 a = np.pad(a, ((0, rows * block_n - n), (0, columns * block_k - k)))
-            return a.reshape(rows, block_n, columns, block_k).transpose(0, 2, 1, 3)
+            cut: NDArray[Any] = a.reshape(rows, block_n, columns, block_k).transpose(0, 2, 1, 3)
+            return cut
 
         keep = (blocks(w) != 0).any(axis=(2, 3))
         indptr = np.concatenate([[0], np.cumsum(keep.sum(axis=1))])
@@ -281,20 +283,19 @@ class BSRWeight(_SparseWeight):
     def from_scipy(cls, m: Any, scale: NDArray[np.float32] | None = None) -> BSRWeight:
         """From a scipy.sparse BSR matrix or array, float (rounded to float32) or int8 (with `scale`)."""
         if getattr(m, "format", None) != "bsr":
-            raise ValueError(f"m has the format {getattr(m, 'format', None)!r}, wanted 'bsr': m.tobsr(blocksize=(R, C))")
+            raise ValueError(f"m has the format {getattr(m, 'format', None)!r}, wanted 'bsr': m.tobsr((R, C))")
         return cls(*_from_scipy(m, "bsr"), scale)
 
     def to_scipy(self) -> Any:
         """A scipy.sparse.bsr_array of float32; scipy has to be installed. Its shape is one of whole blocks."""
-        import scipy.sparse
-
+        sparse = importlib.import_module("scipy.sparse")
         data, (block_n, block_k) = self.data.astype(np.float32), self.block
         rows, columns = len(self.indptr) - 1, -(-self.shape[1] // block_k)
         if self.scale is not None:
             scale = np.pad(self.scale, (0, rows * block_n - len(self.scale)), constant_values=1)
             data *= np.repeat(scale.reshape(rows, block_n), np.diff(self.indptr), axis=0)[:, :, None]
         shape = rows * block_n, columns * block_k
-        return scipy.sparse.bsr_array((data, self.indices.copy(), self.indptr.copy()), shape=shape)
+        return sparse.bsr_array((data, self.indices.copy(), self.indptr.copy()), shape=shape)
 
 
 def _shape(value: Any, name: str = "shape") -> tuple[int, int]:
