@@ -398,7 +398,8 @@ class Part {
   pc_status check_group(const SparseEntry& entry, const SparseGroup& g) const {
     bool good = uint64_t{entry.begin} + entry.steps <= h_.steps && *std::max_element(entry.output, entry.output + kSparseGroup) < kSparseChunk;
     // Only float32 fills up with the position behind the block's.
-    good = good && (entry.steps == 0 || largest_position(g.position, g.steps * call_.w.layout.units) < h_.block + (h_.type == PC_F32 ? 1u : 0u));
+    good = good && (entry.steps == 0 || (call_.int8() ? kernels_.sparse_s8->largest : kernels_.sparse_f32->largest)(
+                                            g.position, g.steps * call_.w.layout.units) < h_.block + (h_.type == PC_F32 ? 1u : 0u));
     PC_CHECK(good, PC_ERROR_FORMAT, "packed is damaged: steps or positions that do not exist");
     return PC_OK;
   }

@@ -54,6 +54,7 @@ const SparseF32Kernel sparse_f32 = {
     {multiply<MultiplyAdd, 1>, multiply<MultiplyAdd, kSparseShared>},
     {multiply_one<MultiplyAdd, 1>, multiply_one<MultiplyAdd, kSparseShared>},
     finish<Float>,
+    largest,
     transpose,
 };
 

@@ -136,8 +136,9 @@ template <class Op, int R> void multiply_one(const SparseGroup& g) {
   constexpr int NV = G / VL;
   int32_t sums[G];
   V acc[NV];
-  for (int i = 0; i < G; ++i) sums[i] = g.first ? 0 : g.sum[g.output[i]];
-  PC_UNROLL for (int v = 0; v < NV; ++v) acc[v] = load_sum(sums + v * VL, V());
+  uint16_t output[G];
+  for (int i = 0; i < G; ++i) output[i] = g.output[i];
+  PC_UNROLL for (int v = 0; v < NV; ++v) acc[v] = g.first ? Op::zero() : Op::rows(gathered<1>(g.sum, output, v));
   const uint32_t* value = g.value;
   const uint16_t* position = g.position;
   for (int64_t s = g.steps; s > 0; --s) {
@@ -200,6 +201,12 @@ template <class Last> void finish(const SparseFinish& f) {
       else
         finish_square<Last, false>(f, last, c0, n, r0, f.rows - r0);
     }
+}
+
+uint16_t largest(const uint16_t* position, int64_t count) {
+  uint16_t most = 0;
+  for (int64_t i = 0; i < count; ++i) most = position[i] > most ? position[i] : most;
+  return most;
 }
 
 void transpose(const float* x, ptrdiff_t ld, int rows, int64_t count, float* panel, ptrdiff_t stride) {

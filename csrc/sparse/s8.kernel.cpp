@@ -278,6 +278,7 @@ const SparseS8Kernel sparse_s8 = {
     finish<ToInt>,
     finish<ToFloat>,
     finish<ToByte>,
+    largest,
     interleave,
     transpose,
     to_columns,

@@ -45,6 +45,7 @@ struct SparseF32Kernel {
   SparseMultiply multiply[2];  // each output alone, 4 outputs that share columns
   SparseMultiply one[2];       // the same by one row of x: x is [positions] dwords, sum [outputs]
   SparseFinishFunction finish;
+  uint16_t (*largest)(const uint16_t* position, int64_t count);
   // panel[i * stride + r] = x[r * ld + i] for `count` dwords of up to vl rows; the last row again for rows that do not exist.
   void (*transpose)(const float* x, ptrdiff_t ld, int rows, int64_t count, float* panel, ptrdiff_t stride);
 };
@@ -55,18 +56,12 @@ struct SparseS8Kernel {
   bool saturates;  // takes weights only whose neighbours stay within int16 together
   SparseMultiply quads[2], one[2], columns[2];
   SparseFinishFunction s32, f32, q8;
+  uint16_t (*largest)(const uint16_t* position, int64_t count);
   // 4 rows of 64 bytes to the 64 dwords of a position.
   void (*interleave)(const uint8_t* bytes, uint8_t* quads);
   void (*transpose)(const float* x, ptrdiff_t ld, int rows, int64_t count, float* panel, ptrdiff_t stride);
   // In place: positions of 64 dwords to 4 columns of 64 bytes each, in the order that `columns` wants.
   void (*to_columns)(uint8_t* panel, int64_t positions);
 };
-
-// The largest position of a group, for the check of packed bytes: too little work to need more than the compiler makes of it.
-inline uint16_t largest_position(const uint16_t* position, int64_t count) {
-  uint16_t most = 0;
-  for (int64_t i = 0; i < count; ++i) most = position[i] > most ? position[i] : most;
-  return most;
-}
 
 }  // namespace pc
