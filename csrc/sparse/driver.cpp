@@ -377,7 +377,7 @@ class Part {
     const SparseS8Kernel& s8 = *kernels_.sparse_s8;
     const SparseMultiply run = !call_.int8() ? (one_ ? f32.one : f32.multiply)[form] : (one_ ? s8.one : h_.columns ? s8.columns : s8.quads)[form];
     SparseGroup g{};
-    g.vectors = vectors_;
+    g.vectors = one_ ? static_cast<int>(h_.block) : vectors_;
     g.sum = sum_;
     for (int64_t b = 0; b < l.blocks; ++b) {
       g.x = block(b);

@@ -14,12 +14,9 @@ constexpr char kMagic[8] = {'P', 'C', 's', 'p', 'm', 'm', '0', '1'};
 constexpr uint32_t kVersion = 1;
 constexpr uint32_t kNothing = 0x80000000u;  // -0.0: its product with the zeros of the panel's last position changes no sum
 
-// Positions of a block of k at the most, so that a panel of 64 rows of them stays in L1, or all but. Found by measurement on 48 KiB; between half and
-// twice as much it matters little.
-int64_t largest_block(const pc_sparse_matrix& w, bool shared, bool columns) {
-  if (columns) return 512;  // of 64 bytes, not 256
-  return w.type == PC_S8 && !shared ? 192 : 128;
-}
+// Positions of a block of k at the most, so that a panel of 64 rows of them stays in L1, and one row of them in 8 registers of AVX-512. Found by
+// measurement; with many rows, between half and twice as much matters little.
+constexpr int64_t kLargestBlock = 128, kLargestBlockOfColumns = 512;
 
 struct Step {
   uint16_t position[4];
@@ -167,7 +164,7 @@ SparseHeader header_of(const pc_sparse_matrix& w, const Kernels& kernels, bool c
   h.split = w.type == PC_S8 && kernels.sparse_s8->saturates;
   // Blocks of k as even as can be.
   const int64_t positions = w.type == PC_F32 ? w.k : columns ? round_up<int64_t>(w.k, 4) : divide_up<int64_t>(w.k, 4);
-  const int64_t most = largest_block(w, h.shared, columns), step = columns ? 4 * kSparsePosition : kSparsePosition;
+  const int64_t most = columns ? kLargestBlockOfColumns : kLargestBlock, step = columns ? 4 * kSparsePosition : kSparsePosition;
   const int64_t blocks = std::max<int64_t>(1, divide_up(positions, most));
   h.block = static_cast<uint32_t>(std::max(step, round_up(divide_up(positions, blocks), step)));
   return h;

@@ -17,7 +17,7 @@ constexpr int kSparsePosition = 16;  // a block of k is a multiple of so many po
 
 struct SparseGroup {
   const void* x;             // [positions][vectors][VL] dwords, or of columns [positions][64] bytes
-  int vectors;               // of rows
+  int vectors;               // of rows; by one row of x: positions of the panel
   const uint32_t* value;     // [steps][16]
   const uint16_t* position;  // [steps][16], [steps][4] of shared outputs; of columns [4] for each of these
   int64_t steps;
