@@ -532,6 +532,43 @@ def test_gemm_f16(rng, m):
     same_bits(y, pc.linear(x, w.astype(f32)))
 
 
+# ---- sparse
+
+
+@pytest.mark.parametrize("transposed", [False, True])
+@pytest.mark.parametrize("bits", [32, 8])
+def test_spmm(rng, bits, transposed):
+    m, n, k, nth = 70, 60, 90, 2
+    w = rng.standard_normal((n, k)).astype(f32) * (rng.random((n, k)) < 0.3)
+    weight = pc.BSRWeight.from_dense(w, (4, 1), bits=bits)
+    matrix = describe("pc_sparse_matrix", type=lib.PC_F32 if bits == 32 else lib.PC_S8, n=n, k=k, block_n=4, block_k=1)
+    matrix.blocks, matrix.data = len(weight.data), pointer(weight.data)
+    matrix.indices, matrix.indptr = pointer(weight.indices, "int32_t *"), pointer(weight.indptr, "int32_t *")
+    matrix.scale = pointer(weight.scale, "float *")
+    size = ffi.new("size_t *")
+    capi.check(lib.pc_spmm_pack_size(matrix, size))
+    packed = aligned(size[0])
+    capi.check(lib.pc_spmm_pack(matrix, pointer(packed), packed.size))
+    of_n, of_k, of_type, kernel = (ffi.new(f"{ctype} *") for ctype in ("int64_t", "int64_t", "pc_type", "char const *"))
+    capi.check(lib.pc_spmm_packed_info(pointer(packed), packed.size, of_n, of_k, of_type, kernel))
+    assert (of_n[0], of_k[0], of_type[0]) == (n, k, matrix.type)
+
+    x = rng.standard_normal((m, k)).astype(f32)
+    qparams = {} if bits == 32 else {"x_qparams": (0.02, 120)}
+    wanted = pc.linear(x, weight, **qparams)
+    desc = describe("pc_spmm_desc", m=m, n=n, k=k, x_type=lib.PC_F32, y_type=lib.PC_F32)
+    desc.x_transposed = desc.y_transposed = transposed
+    if bits == 8:
+        desc.x_scale, desc.x_zero_point = qparams["x_qparams"]
+    capi.check(lib.pc_spmm_workspace_size(desc, pointer(packed), packed.size, nth, size))
+    work = aligned(size[0])
+    x, y = np.ascontiguousarray(x.T if transposed else x), np.empty((n, m) if transposed else (m, n), f32)
+    at = [pointer(a) for a in (packed, x, y, work)]
+    on_threads(nth, lambda ith, of: lib.pc_spmm_run(desc, at[0], packed.size, at[1], at[2], at[3], work.size, ith, of))
+    assert text(kernel[0]).startswith("sparse_")
+    same_bits(y.T if transposed else y, wanted)
+
+
 # ---- pool
 
 
