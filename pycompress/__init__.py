@@ -48,9 +48,9 @@ from .weights import (
 )
 
 __all__ = [
-    "CompressedModel",
     "BSRWeight",
     "CSRWeight",
+    "CompressedModel",
     "ConvFactors",
     "Float16Weight",
     "Float32Weight",

@@ -9,7 +9,6 @@
 //   vf_any_nan(x)             whether a lane is NaN
 //   vf_fold(r, op)            lane i is op over the lanes of r[i], of VL vectors, in some order
 //   vi_from_vf                round half to even; lanes must be below 2^31, those below -2^31 become that
-//   vi_from_vf                round half to even; lanes must be within int32
 //   vi_bits(x), vf_bits(x)    the same bits as the other type
 //   vi_store_u8x4(p, q)       4 vectors as bytes, clipped to uint8
 //   vb_clip(q, z, low, flip)  4 vectors as 4 * VL bytes, clip(q + z, low, 255) ^ flip, their order kept; q may be any int32, z is 0 to 255
