@@ -13,4 +13,8 @@ NAMES = (
     "onnxruntime",
     "openvino",
     "numkong",
+    "scipy",
+    "sparse_dot_mkl",
+    "torch_sparse",
+    "pycompress_dense",
 )

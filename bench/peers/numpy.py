@@ -7,6 +7,8 @@ import numpy as np
 from pycompress.bench.gemm import Operands
 from pycompress.bench.peer import Call, Peer
 
+from ._sparse import serve_dense
+
 PEER = Peer(
     "numpy",
     "numpy",
@@ -20,3 +22,6 @@ def gemm(operands: Operands, form: str) -> Call:
     x, w = operands.x, operands.w.T
     out = np.empty((len(x), w.shape[1]), np.float32)
     return lambda: np.dot(x, w, out=out)
+
+
+serve_dense(PEER, gemm)

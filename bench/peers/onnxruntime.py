@@ -10,6 +10,8 @@ from numpy.typing import NDArray
 from pycompress.bench.gemm import Operands, int4_groups
 from pycompress.bench.peer import Peer, Ready, threads
 
+from ._sparse import serve_dense
+
 PEER = Peer("onnxruntime", "onnxruntime", ["onnxruntime", "onnx"])
 
 
@@ -59,6 +61,9 @@ def gemm(operands: Operands, form: str) -> Ready:
         about = {"K": k, "N": n, "bits": 4, "block_size": size, "accuracy_level": 4, "domain": "com.microsoft"}
         nodes = [helper.make_node("MatMulNBits", ["x", "w", "ws"], ["y"], **about)]
     return _session(nodes, constants, x, np.zeros((len(x), n), result))
+
+
+serve_dense(PEER, gemm)
 
 
 def _session(nodes: list[Any], constants: dict[str, Any], x: NDArray[Any], y: NDArray[Any]) -> Ready:

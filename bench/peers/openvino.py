@@ -7,6 +7,8 @@ import numpy as np
 from pycompress.bench.gemm import Operands
 from pycompress.bench.peer import Peer, Ready, threads
 
+from ._sparse import serve_dense
+
 PEER = Peer(
     "openvino",
     "OpenVINO",
@@ -41,3 +43,6 @@ def gemm(operands: Operands, form: str) -> Ready:
     request = openvino.Core().compile_model(openvino.Model([y], [x]), "CPU", settings).create_infer_request()
     request.set_input_tensor(openvino.Tensor(operands.x, shared_memory=True))
     return Ready(request.infer, lambda _: request.get_output_tensor().data.copy())
+
+
+serve_dense(PEER, gemm)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pycompress.bench.gemm import Operands
 from pycompress.bench.peer import Call, Peer, Ready
 
+from ._sparse import serve_dense
 from ._torch import CAPS, quantized_linear, start
 
 PEER = Peer("torch_onednn", "torch oneDNN", ["torch"], caps=CAPS)
@@ -29,3 +30,6 @@ def gemm(operands: Operands, form: str) -> Call | Ready:
         return Ready(lambda: linear(x, packed, None, "none", [], ""), lambda y: y.numpy())
     x, w = torch.from_numpy(operands.signed()), torch.from_numpy(operands.weight.q.copy()).t()
     return Ready(lambda: torch._int_mm(x, w), lambda y: operands.unsigned_sums(y.numpy()))
+
+
+serve_dense(PEER, gemm)

@@ -42,6 +42,7 @@ class Family:
     values: Callable[[Any, str, NDArray[Any]], NDArray[np.float64]]  # operands, form, result -> as real numbers
     macs: Callable[[Any], float]  # multiply-accumulates of a case
     traffic: Callable[[Any, Form], float]  # bytes of its operands and result, each counted once
+    work: Callable[[Any], float] | None = None  # multiply-accumulates that ours really does, where these are fewer
 
     def form(self, name: str) -> Form:
         """The form of that name. Raises ValueError."""

@@ -43,13 +43,19 @@ class Peer:
     not_held: Sequence[str] = ()
     served: dict[str, dict[str, str]] = field(default_factory=dict)  # family -> form -> the library's operation
     setups: dict[str, Setup] = field(default_factory=dict)
+    groups: dict[str, str] = field(default_factory=dict)  # family -> kind of competitor, where it tells several apart
     source: str = ""  # what `load` was given: a worker takes the same
 
-    def family(self, name: str, forms: Mapping[str, str]) -> Callable[[Setup], Setup]:
-        """A decorator: the function sets up these forms of a family; each is named with the operation behind it."""
+    def family(self, name: str, forms: Mapping[str, str], group: str = "") -> Callable[[Setup], Setup]:
+        """A decorator: the function sets up these forms of a family; each is named with the operation behind it.
+
+        With `group` the tables have a ratio to the best of each group, "dense" say, instead of one to the best of all.
+        """
 
         def add(setup: Setup) -> Setup:
             self.served[name], self.setups[name] = dict(forms), setup
+            if group:
+                self.groups[name] = group
             return setup
 
         return add

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
@@ -79,23 +79,30 @@ def tables(run: Run) -> Iterator[Table]:
         names = [name for name in run["peers"] if any(name == e["peer"] for r in results for e in r["entries"])]
         failed = {f["peer"] for f in run["failures"] if f["form"] == form}
         names += [name for name in run["peers"] if name in failed and name not in names]
-        columns = [
-            "case",
-            OURS,
-            "of peak",
-            "ratio",
-            "to the best peer",
-            *(run["peers"][name]["title"] for name in names),
-        ]
+        groups = _groups(run, names)
+        sparse = any(_work(result) != result["macs"] for result in results)
+        columns = ["case", OURS, *(["real work"] if sparse else []), "of peak"]
+        if groups:
+            columns += [f"to {group}" for group in groups]
+        else:
+            columns += ["ratio", "to the best peer"]
+        columns += [run["peers"][name]["title"] for name in names]
         rows = []
         for result in results:
             entries = {entry["peer"]: entry for entry in result["entries"]}
-            first = [result["case"], _speed(entries.get(OURS), OURS in failed), _percent(result["of_peak"])]
-            ratio, against = "", ""
-            if result["best"] and (found := entries[result["best"]]["ratio"]):
-                ratio = f"{found['median']:.2f} ({found['low']:.2f}-{found['high']:.2f})"
-                against = run["peers"][result["best"]]["title"]
-            rows.append([*first, ratio, against, *(_speed(entries.get(name), name in failed) for name in names)])
+            first = [result["case"], _speed(entries.get(OURS), OURS in failed)]
+            if sparse:
+                found = entries.get(OURS)
+                first.append(f"{found['gmacs'] * _work(result) / result['macs']:.1f}" if found else "")
+            first.append(_percent(result["of_peak"]))
+            if groups:
+                for members in groups.values():
+                    first.append(
+                        _against(run, best([entries[name] for name in members if name in entries]), entries)[0]
+                    )
+            else:
+                first += _against(run, result["best"], entries)
+            rows.append([*first, *(_speed(entries.get(name), name in failed) for name in names)])
         yield Table(f"{form}: {run['forms'][form]['title']}", columns, rows)
 
 
@@ -111,7 +118,14 @@ def notes(run: Run) -> Iterator[str]:
     if run["bandwidth"]:
         levels = ", ".join(f"{level} {rate / 1e9:.0f}" for level, rate in run["bandwidth"].items())
         yield f"Read by one core, in GB/s: {levels}."
-    yield f"ratio: our speed over the peer's, by pairs of one round, the median (quartiles) of {run['rounds']}."
+    groups = _groups(run, run["peers"])
+    named = "; ".join(f"{group}: {', '.join(_name(run, name) for name in names)}" for group, names in groups.items())
+    word = "to ..." if groups else "ratio"
+    yield f"{word}: our speed over the peer's, by pairs of one round, the median (quartiles) of {run['rounds']}."
+    if groups:
+        yield f"The best of each group counts: {named}."
+    if any(_work(result) != result["macs"] for result in run["results"]):
+        yield "GMAC/s are of the dense product; real work counts only what is not zero, and so does the part of the peak."
     for (peer, form), found in _grouped(run, lambda entry: entry["differs"]).items():
         error, case = max((entry["error"], case) for case, entry in found)
         yield (
@@ -122,7 +136,7 @@ def notes(run: Run) -> Iterator[str]:
         yield f"† {_name(run, peer)}, {', '.join(forms)}: cannot be held to {run['isa']}; left out of the ratio."
     for peer, operations in _operations(run).items():
         versions = " ".join(f"{package} {version}" for package, version in run["versions"].get(peer, {}).items())
-        yield f"{_name(run, peer)} ({versions}): {operations}."
+        yield f"{_name(run, peer)}{f' ({versions})' if versions else ''}: {operations}."
     yield from failures(run)
 
 
@@ -317,15 +331,37 @@ def _not_held(run: Run) -> dict[str, list[str]]:
 
 def _operations(run: Run) -> dict[str, str]:
     """Of each peer, what it calls the forms."""
-    found: dict[str, dict[str, str]] = {}
+    found: dict[str, dict[str, dict[str, None]]] = {}
     for result in run["results"]:
         for entry in result["entries"]:
-            found.setdefault(entry["peer"], {})[result["form"]] = entry["operation"]
+            found.setdefault(entry["peer"], {}).setdefault(entry["operation"], {})[result["form"]] = None
     return {
-        peer: "; ".join(f"{form} is {operation}" for form, operation in forms.items())
-        for peer, forms in found.items()
+        peer: "; ".join(
+            f"{', '.join(forms)} {'is' if len(forms) == 1 else 'are'} {operation}" for operation, forms in of.items()
+        )
+        for peer, of in found.items()
         if peer != OURS
     }
+
+
+def _groups(run: Run, names: Iterable[str]) -> dict[str, list[str]]:
+    """Kinds of peers that have to be told apart, and who of `names` belongs to each."""
+    found: dict[str, list[str]] = {}
+    for name in names:
+        if group := run["peers"][name].get("group"):
+            found.setdefault(group, []).append(name)
+    return found
+
+
+def _work(result: Result) -> float:
+    return result.get("work", result["macs"])  # older files have none
+
+
+def _against(run: Run, peer: str | None, entries: dict[str, Entry]) -> list[str]:
+    """Our speed over that peer's, and who that is."""
+    if not peer or not (found := entries[peer]["ratio"]):
+        return ["", ""]
+    return [f"{found['median']:.2f} ({found['low']:.2f}-{found['high']:.2f})", str(run["peers"][peer]["title"])]
 
 
 def _missing(run: Run, failure: Failure) -> list[str]:

@@ -66,6 +66,7 @@ class Result(TypedDict):
     case: str
     form: str
     macs: float
+    work: float  # of these ours does so many: fewer with a sparse weight
     intensity: float
     peak: float | None  # of one core's instructions, measured in the same rounds; None with the Numba backend
     of_peak: float | None  # ours, round by round, over all threads
@@ -207,7 +208,10 @@ def run(
         "rounds": rounds,
         "bandwidth": bandwidth,
         "forms": {form.name: {"title": form.title, "peak": form.peak, "tolerance": form.tolerance} for form in forms},
-        "peers": {peer.name: {"title": peer.title, "packages": list(peer.packages)} for peer in peers},
+        "peers": {
+            peer.name: {"title": peer.title, "packages": list(peer.packages), "group": peer.groups.get(family.name, "")}
+            for peer in peers
+        },
         "versions": {side.name: side.versions for side in sides},
         "results": results,
         "failures": failures,
@@ -283,6 +287,7 @@ def _measure(
         order.append(order.pop(0))  # another one is first in each round
 
     macs, ours = family.macs(case), seconds.get(OURS)
+    work = family.work(case) if family.work else macs
     entries: list[Entry] = []
     for side in (side for side in serving if side in live):
         taken, error = seconds[side.name], errors[side.name]
@@ -303,11 +308,12 @@ def _measure(
     of_peak = None
     if ours and all(peaks):
         bounds = np.array(peaks) * len(serving[0].cores)
-        of_peak = float(np.median(macs / 1e9 / np.array(ours) / bounds))
+        of_peak = float(np.median(work / 1e9 / np.array(ours) / bounds))
     return {
         "case": str(case),
         "form": form.name,
         "macs": macs,
+        "work": work,
         "intensity": macs / family.traffic(case, form),
         "peak": float(np.median(peaks)) if peaks and all(peaks) else None,
         "of_peak": of_peak,

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import typer
 
-from . import gemm, versus
+from . import gemm, sparse, versus
 
 app = typer.Typer(no_args_is_help=True)
 app.command()(gemm.gemm)
+app.command()(sparse.sparse)
 app.command()(versus.report)
 
 

@@ -35,7 +35,7 @@ def versus(
     from pycompress.bench import peer as adapters
     from pycompress.bench import process, versus
 
-    _drawable(plot)
+    drawable(plot)
     try:
         chosen = [family.form(name) for name in dict.fromkeys(forms)] or list(family.forms)
         found = [adapters.load(name) for name in dict.fromkeys(peers or adapters.names())]
@@ -74,7 +74,7 @@ def report(
     """Show results of `bench ... --peers --json` again, those of several files of one machine as one."""
     from pycompress.bench import report
 
-    _drawable(plot)
+    drawable(plot)
     try:
         run = report.merge([json.loads(path.read_text(encoding="utf-8")) for path in files])
     except (OSError, ValueError) as error:
@@ -113,7 +113,7 @@ def show(run: dict[str, Any], as_json: bool, as_markdown: bool, plot: str | None
         typer.echo(f"drawn: {plot}", err=True)
 
 
-def _drawable(plot: str | None) -> None:
+def drawable(plot: str | None) -> None:
     """Before the work, not after it."""
     if plot is None:
         return
