@@ -97,9 +97,8 @@ def tables(run: Run) -> Iterator[Table]:
             first.append(_percent(result["of_peak"]))
             if groups:
                 for members in groups.values():
-                    first.append(
-                        _against(run, best([entries[name] for name in members if name in entries]), entries)[0]
-                    )
+                    ratio, _ = _against(run, best([entries[name] for name in members if name in entries]), entries)
+                    first.append(ratio.partition(" ")[0])  # the quartiles are in the JSON
             else:
                 first += _against(run, result["best"], entries)
             rows.append([*first, *(_speed(entries.get(name), name in failed) for name in names)])
@@ -120,12 +119,14 @@ def notes(run: Run) -> Iterator[str]:
         yield f"Read by one core, in GB/s: {levels}."
     groups = _groups(run, run["peers"])
     named = "; ".join(f"{group}: {', '.join(_name(run, name) for name in names)}" for group, names in groups.items())
-    word = "to ..." if groups else "ratio"
-    yield f"{word}: our speed over the peer's, by pairs of one round, the median (quartiles) of {run['rounds']}."
     if groups:
-        yield f"The best of each group counts: {named}."
+        yield f"to ...: our speed over the best of the group, by pairs of one round, the median of {run['rounds']}."
+    else:
+        yield f"ratio: our speed over the peer's, by pairs of one round, the median (quartiles) of {run['rounds']}."
+    if groups:
+        yield f"Groups: {named}."
     if any(_work(result) != result["macs"] for result in run["results"]):
-        yield "GMAC/s are of the dense product; real work counts only what is not zero, and so does the part of the peak."
+        yield "GMAC/s are of the dense product; real work, and the part of the peak, count only what is not zero."
     for (peer, form), found in _grouped(run, lambda entry: entry["differs"]).items():
         error, case = max((entry["error"], case) for case, entry in found)
         yield (

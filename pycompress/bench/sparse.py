@@ -1,6 +1,6 @@
 """Sparse products beside dense ones: their forms, how to set one up, and from which sparsity on a form pays.
 
-A case is a shape with the part of the weight that is zero, 128x768x768@80. The blocks that stay lie at random positions.
+A case is a shape with the part of the weight that is zero, 128x768x768@80. What is not zero lies at random positions.
 Speeds are of the dense product, so that all forms compare; `work` is what a sparse kernel really multiplies.
 """
 

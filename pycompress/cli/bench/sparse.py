@@ -150,9 +150,9 @@ def _show(run: dict[str, Any], as_json: bool, as_markdown: bool, plot: str | Non
         for found in curves.tables(run):
             table = Table(title=found.title, title_justify="left", box=SIMPLE_HEAD)
             for i, column in enumerate(found.columns):
-                table.add_column(column, justify="right" if i else "left", no_wrap=True)
+                table.add_column(column, justify="right" if i else "left", no_wrap=i > 1)
             for row in found.rows:
-                table.add_row(*row)
+                table.add_row(row[0], *(cell.replace(" (", "\n(") for cell in row[1:]))
             out.print(table)
         for note in curves.NOTES:
             out.print(note, soft_wrap=True, markup=False, highlight=False)

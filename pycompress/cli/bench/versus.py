@@ -99,7 +99,9 @@ def show(run: dict[str, Any], as_json: bool, as_markdown: bool, plot: str | None
         for found in report.tables(run):
             table = Table(title=found.title, title_justify="left", box=SIMPLE_HEAD)
             for i, column in enumerate(found.columns):
-                table.add_column(column, justify="left" if i in (0, 4) else "right", no_wrap=i < 4)
+                table.add_column(
+                    column, justify="left" if i == 0 or column == "to the best peer" else "right", no_wrap=i < 4
+                )
             for row in found.rows:
                 table.add_row(*row)
             out.print(table)
