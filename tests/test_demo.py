@@ -246,6 +246,25 @@ Changed in version 3.11: Starred elements are now allowed in lists.
 # The comparison and the command
 
 
+def test_pruned_feed_forward_layers(model: Path) -> None:
+    encoder = minilm.Encoder.load(model)
+    for layer, pruned in zip(encoder.layers, encoder.pruned().layers, strict=True):
+        for linear in pruned.qkv, pruned.attention_out:
+            assert isinstance(linear.weight, pc.Int8Weight)
+        for before, after in (layer.up, pruned.up), (layer.down, pruned.down):
+            w = before.weight
+            assert isinstance(w, np.ndarray)
+            assert isinstance(after.weight, pc.BSRWeight)
+            assert after.weight.block == (1, 4)
+            norms = np.linalg.norm(w.reshape(len(w), -1, 4), axis=2)
+            kept = np.linalg.norm(after.weight.todense().reshape((*norms.shape, 4)), axis=2) > 0
+            gone = round(0.8 * norms.shape[1])
+            assert (np.diff(after.weight.indptr) == norms.shape[1] - gone).all()
+            assert (kept == (norms.argsort(axis=1).argsort(axis=1) >= gone)).all()
+            assert after.bias is before.bias
+            assert after.activation == before.activation
+
+
 def test_agreement() -> None:
     angles = np.array([0.0, 0.1, 0.3, 0.7, 1.5])
     a = np.stack([np.cos(angles), np.sin(angles)], axis=1).astype(np.float32)
@@ -264,7 +283,7 @@ def test_json_and_picture(model: Path, tmp_path: Path) -> None:
     assert report["linear_layers"] == 12
     assert report["tokens"] > 30
     assert report["threads"] == pc.get_num_threads()
-    for kind in "float32", "int8":
+    for kind in "float32", "int8", "pruned":
         assert report[kind]["linear_bytes"] > 0
         assert report[kind]["linear_seconds"] > 0
         assert all(rate > 0 for rate in report[kind]["sentences_per_second"].values())
@@ -273,6 +292,12 @@ def test_json_and_picture(model: Path, tmp_path: Path) -> None:
     assert 0 < report["neighbours"]["top1"] <= 1
     assert 0 < report["neighbours"]["overlap"] <= 1
     assert report["neighbours"]["overlap_of"] == 10
+    pruned = report["pruned"]
+    assert (pruned["sparsity"], pruned["block"]) == (0.8, [1, 4])
+    assert pruned["linear_bytes"] < report["int8"]["linear_bytes"]
+    assert pruned["linear_speedup"] == report["float32"]["linear_seconds"] / pruned["linear_seconds"]
+    assert -1 <= pruned["cosine"]["worst"] <= pruned["cosine"]["mean"] < report["cosine"]["mean"]
+    assert 0 <= pruned["neighbours"]["top1"] <= 1
     assert report["plot"] == str(picture)
     assert picture.read_bytes().startswith(b"\x89PNG\r\n\x1a\n")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.png", "model"]
@@ -282,7 +307,17 @@ def test_table(model: Path, tmp_path: Path) -> None:
     picture = tmp_path / "a.png"
     result = invoke("--model", model, "--sentences", 2, "--repeat", 1, "--plot", picture, "--threads", 1)
     assert result.exit_code == 0, result.output
-    for text in "float32", "int8", "12 linear layers", "one core", "cosine", "nearest", f"picture: {picture}":
+    for text in (
+        "float32",
+        "int8",
+        "pruned",
+        "retrained",
+        "12 linear layers",
+        "one core",
+        "cosine",
+        "nearest",
+        f"picture: {picture}",
+    ):
         assert text in result.stdout
     assert "2 cores" not in result.stdout
 

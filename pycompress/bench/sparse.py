@@ -90,7 +90,8 @@ def pruned(w: NDArray[np.float32], block: tuple[int, int], sparsity: float, seed
     keep = np.ones(rows * columns, bool)
     keep[np.random.default_rng(seed).permutation(keep.size)[: round(sparsity * keep.size)]] = False
     whole = np.repeat(np.repeat(keep.reshape(rows, columns), block_n, axis=0), block_k, axis=1)
-    return w * whole[:n, :k]
+    zeroed: NDArray[np.float32] = w * whole[:n, :k]
+    return zeroed
 
 
 class Operands:

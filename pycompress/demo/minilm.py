@@ -1,7 +1,8 @@
 """The MiniLM sentence encoder (a BERT) in NumPy, with every linear layer by `pc.linear`.
 
-The same code runs float32 and int8: only the weights of the linear layers differ. The output of the last layer is
-averaged over the tokens of each sentence and brought to length 1, so that the cosine of two sentences is a dot product.
+The same code runs float32, int8 and pruned int8: only the weights of the linear layers differ. The output of the last
+layer is averaged over the tokens of each sentence and brought to length 1, so that the cosine of two sentences is a dot
+product.
 """
 
 from __future__ import annotations
@@ -21,12 +22,14 @@ from . import DemoError
 
 Floats = NDArray[np.float32]
 
+PRUNED, BLOCK = 0.8, (1, 4)  # what `Encoder.pruned` takes out of the feed-forward layers
+
 
 @dataclass
 class Linear:
-    """A linear layer: weight [outputs, inputs], float32 or int8, and float32 bias [outputs]."""
+    """A linear layer: weight [outputs, inputs], float32, int8 or sparse int8, and float32 bias [outputs]."""
 
-    weight: Floats | pc.Int8Weight
+    weight: Floats | pc.Int8Weight | pc.BSRWeight
     bias: Floats
     activation: str | None = None
 
@@ -37,9 +40,15 @@ class Linear:
 
     def quantized(self) -> Linear:
         """The same layer with int8 weights, one scale for each output."""
-        if isinstance(self.weight, pc.Int8Weight):
+        if not isinstance(self.weight, np.ndarray):
             return self
         return replace(self, weight=pc.Int8Weight.from_float(self.weight))
+
+    def pruned(self) -> Linear:
+        """The same layer without the part PRUNED of its blocks, those of the least L2 norm in each output, in int8."""
+        assert isinstance(self.weight, np.ndarray)
+        w = pc.prune(self.weight, PRUNED, "block", block=BLOCK, per="output")
+        return replace(self, weight=pc.BSRWeight.from_dense(w, BLOCK, bits=8))
 
 
 @dataclass
@@ -76,6 +85,10 @@ class Layer:
     def quantized(self) -> Layer:
         qkv, attention_out, up, down = (linear.quantized() for linear in self.linears())
         return replace(self, qkv=qkv, attention_out=attention_out, up=up, down=down)
+
+    def pruned(self) -> Layer:
+        """int8, and the two feed-forward layers sparse."""
+        return replace(self.quantized(), up=self.up.pruned(), down=self.down.pruned())
 
 
 @dataclass
@@ -115,6 +128,10 @@ class Encoder:
     def quantized(self) -> Encoder:
         """The same encoder with int8 weights in the linear layers, all else shared."""
         return replace(self, layers=[layer.quantized() for layer in self.layers], linear_seconds=0.0)
+
+    def pruned(self) -> Encoder:
+        """The same encoder in int8, with pruned feed-forward layers, which are not retrained."""
+        return replace(self, layers=[layer.pruned() for layer in self.layers], linear_seconds=0.0)
 
     def __call__(self, ids: NDArray[np.int64], mask: NDArray[np.bool_], *, num_threads: int | None = None) -> Floats:
         """Embed token `ids` [sentences, length]; `mask`, of the same shape, is False on padding."""

@@ -1,4 +1,4 @@
-"""The comparison: the same sentences embedded with float32 and with int8 weights, on one core and on all."""
+"""The comparison: the same sentences embedded with float32, int8 and pruned int8 weights, on one core and on all."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from .minilm import Batch, Encoder
 Floats = NDArray[np.float32]
 Step = Callable[[int], None]  # told how many more sentences have been embedded
 
-KINDS = ("float32", "int8")
+KINDS = ("float32", "int8", "pruned")  # pruned: int8, the feed-forward layers sparse
 BATCH_TOKENS = 256  # both kinds are fastest about here: the kernels have work enough, and activations stay in the cache
 NEIGHBOURS = 10
 
@@ -35,23 +35,36 @@ class Speed:
 
 
 @dataclass
+class Closeness:
+    """How near the embeddings of a kind are to those of float32; `cosines` [sentences], each to its float32 one."""
+
+    cosines: Floats = field(repr=False)
+    top1: float  # part of the sentences whose nearest neighbour is the same
+    overlap: float  # mean part of the nearest `neighbours` that are the same
+
+    def as_dict(self, neighbours: int) -> dict[str, Any]:
+        """For `--json`."""
+        return {
+            "cosine": {"mean": float(self.cosines.mean()), "worst": float(self.cosines.min())},
+            "neighbours": {"top1": self.top1, "overlap": self.overlap, "overlap_of": neighbours},
+        }
+
+
+@dataclass
 class Report:
-    """What the comparison found; `cosines` [sentences] are those of each int8 embedding to its float32 one."""
+    """What the comparison found."""
 
     sentences: int
     tokens: int
     linear_layers: int
     threads: int
     speed: dict[str, Speed]
-    cosines: Floats = field(repr=False)
-    top1: float  # part of the sentences whose nearest neighbour is the same
     neighbours: int
-    overlap: float  # mean part of the nearest `neighbours` that are the same
+    closeness: dict[str, Closeness]  # of all kinds but float32
 
-    @property
-    def linear_speedup(self) -> float:
-        """How many times faster the int8 linear layers are, on one core."""
-        return self.speed["float32"].linear_seconds / self.speed["int8"].linear_seconds
+    def linear_speedup(self, kind: str = "int8") -> float:
+        """How many times faster the linear layers of that kind are than those of float32, on one core."""
+        return self.speed["float32"].linear_seconds / self.speed[kind].linear_seconds
 
     def as_dict(self) -> dict[str, Any]:
         """For `--json`: plain numbers and names only."""
@@ -66,15 +79,20 @@ class Report:
             }
             for kind, speed in self.speed.items()
         }
+        per_kind["pruned"] |= {
+            "sparsity": minilm.PRUNED,
+            "block": list(minilm.BLOCK),
+            "linear_speedup": self.linear_speedup("pruned"),
+            **self.closeness["pruned"].as_dict(self.neighbours),
+        }
         return {
             "sentences": self.sentences,
             "tokens": self.tokens,
             "linear_layers": self.linear_layers,
             "threads": self.threads,
             **per_kind,
-            "linear_speedup": self.linear_speedup,
-            "cosine": {"mean": float(self.cosines.mean()), "worst": float(self.cosines.min())},
-            "neighbours": {"top1": self.top1, "overlap": self.overlap, "overlap_of": self.neighbours},
+            "linear_speedup": self.linear_speedup(),
+            **self.closeness["int8"].as_dict(self.neighbours),
         }
 
 
@@ -90,7 +108,7 @@ def compare(directory: Path, sentences: list[str], *, threads: int, repeat: int,
     `step` is called with the number of sentences that have just been embedded.
     """
     encoder = Encoder.load(directory)
-    encoders = {"float32": encoder, "int8": encoder.quantized()}
+    encoders = {"float32": encoder, "int8": encoder.quantized(), "pruned": encoder.pruned()}
     tokens = minilm.tokenize(directory, sentences, longest=len(encoder.positions))
     total = sum(map(len, tokens))
     hidden = encoder.words.shape[1]
@@ -106,11 +124,14 @@ def compare(directory: Path, sentences: list[str], *, threads: int, repeat: int,
             cut = minilm.batches(tokens, min(BATCH_TOKENS, max(64, total // (4 * threads))))
             all_cores = _all_cores(encoders, cut, threads, repeat, step)
 
-    top1, overlap, neighbours = agreement(embeddings["float32"], embeddings["int8"], NEIGHBOURS)
+    neighbours, closeness = 0, {}
+    for kind in KINDS[1:]:
+        top1, overlap, neighbours = agreement(embeddings["float32"], embeddings[kind], NEIGHBOURS)
+        cosines = np.einsum("ij,ij->i", embeddings["float32"], embeddings[kind])
+        closeness[kind] = Closeness(cosines, top1, overlap)
     size = {kind: sum(layer.nbytes for layer in encoders[kind].linears) for kind in KINDS}
     speed = {kind: Speed(size[kind], linear[kind], one_core[kind], all_cores[kind]) for kind in KINDS}
-    cosines = np.einsum("ij,ij->i", embeddings["float32"], embeddings["int8"])
-    return Report(len(sentences), total, encoder.linear_layers, threads, speed, cosines, top1, neighbours, overlap)
+    return Report(len(sentences), total, encoder.linear_layers, threads, speed, neighbours, closeness)
 
 
 def _one_core(
@@ -122,8 +143,8 @@ def _one_core(
         encoder(cut[0].ids, cut[0].mask, num_threads=1)  # packs the weights
     for turn in range(repeat):
         for i, batch in enumerate(cut):
-            # Who goes first changes, because the second finds the batch in the cache.
-            for k in (0, 1) if (turn + i) % 2 == 0 else (1, 0):
+            # Who goes first changes, because the next ones find the batch in the cache.
+            for k in _order(turn + i):
                 encoder = encoders[KINDS[k]]
                 encoder.linear_seconds = 0.0
                 start = time.perf_counter()
@@ -132,6 +153,11 @@ def _one_core(
                 step(len(batch.rows))
     whole, linear = np.median(seconds, axis=-1).sum(axis=-1).tolist()
     return dict(zip(KINDS, whole, strict=True)), dict(zip(KINDS, linear, strict=True))
+
+
+def _order(turn: int) -> list[int]:
+    """The kinds, another one first in each turn."""
+    return [(turn + k) % len(KINDS) for k in range(len(KINDS))]
 
 
 def _all_cores(
@@ -144,7 +170,7 @@ def _all_cores(
     seconds = np.empty((len(KINDS), repeat))
     with ThreadPoolExecutor(threads) as pool:
         for turn in range(repeat):
-            for k in (0, 1) if turn % 2 == 0 else (1, 0):
+            for k in _order(turn):
                 encoder = encoders[KINDS[k]]
                 start = time.perf_counter()
                 done = [pool.submit(encoder, batch.ids, batch.mask, num_threads=1) for batch in cut]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import operator
 import time
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,7 +14,7 @@ from .floating import Float32Weight
 from .int8 import Int8Weight
 
 if TYPE_CHECKING:
-    from .sparse import BSRWeight, CSRWeight
+    from .sparse import _SparseWeight
 
 __all__ = ["Explanation", "explain"]
 
@@ -22,9 +23,9 @@ SECONDS = 0.05  # for each form
 
 @dataclass(frozen=True)
 class Explanation:
-    """Seconds of `linear` with float32 x [m, K], measured here, by form: "sparse", "int8" and "float32".
+    """Seconds of `linear` with float32 x [m, K], measured here, for "sparse", "int8" and "float32".
 
-    "sparse" is the weight that was asked; the others are the dense weights of its values, packed beforehand. A form that
+    "sparse" is the weight that was asked; the others are dense weights of its values, packed beforehand. A form that
     cannot hold these values is missing. `best` is the fastest form; `str` gives a table.
     """
 
@@ -52,7 +53,7 @@ class Explanation:
         return "\n".join(lines)
 
 
-def explain(weight: CSRWeight | BSRWeight, m: int, dense: dict[str, Any]) -> Explanation:
+def explain(weight: _SparseWeight, m: int, dense: dict[str, Any]) -> Explanation:
     """Measure `linear` with this weight and with `dense`, in turns."""
     from .. import _machine, ops
     from ..bench.measure import Timer
@@ -67,7 +68,7 @@ def explain(weight: CSRWeight | BSRWeight, m: int, dense: dict[str, Any]) -> Exp
     x = np.random.default_rng(0).standard_normal((m, k), np.float32)
     out = np.empty((m, n), np.float32)
     weights: dict[str, Any] = {"sparse": weight, **dense}
-    timers = {form: Timer(lambda w=w: ops.linear(x, w, out=out)) for form, w in weights.items()}
+    timers = {form: Timer(partial(ops.linear, x, w, out=out)) for form, w in weights.items()}
     taken: dict[str, list[float]] = {form: [] for form in timers}
     end = time.perf_counter() + SECONDS * len(timers)
     while time.perf_counter() < end or len(taken["sparse"]) < 3:
@@ -77,7 +78,7 @@ def explain(weight: CSRWeight | BSRWeight, m: int, dense: dict[str, Any]) -> Exp
     return Explanation(repr(weight), m, _machine.get_num_threads(), _machine.cpu_info()["isa"], seconds)
 
 
-def dense_forms(weight: CSRWeight | BSRWeight) -> dict[str, Any]:
+def dense_forms(weight: _SparseWeight) -> dict[str, Any]:
     """The dense weights of its values; int8 is missing where these are not finite, or K is too long for int32 sums."""
     values = weight.todense()
     forms: dict[str, Any] = {}
