@@ -107,6 +107,15 @@ def test_breakeven_command(quick: None, tmp_path: Path) -> None:
     page = curves.markdown(run)
     assert all(f"| {form.title} |" in page for form in sparse.FORMS)
     assert "**5x64x48**" in page
+    saved = tmp_path / "a.json"
+    saved.write_text(json.dumps(run), encoding="utf-8")
+    again = CliRunner().invoke(app, ["bench", "report", str(saved), str(saved), "--markdown"], catch_exceptions=False)
+    assert again.stdout == page
+    other = tmp_path / "b.json"
+    other.write_text(json.dumps({**run, "threads": 7}), encoding="utf-8")
+    again = CliRunner().invoke(app, ["bench", "report", str(saved), str(other)], catch_exceptions=False)
+    assert (again.exit_code, again.stdout) == (1, "")
+    assert "threads is 1 in one file and 7 in another" in again.stderr
     result = invoke(*of, "--form", "f32_csr", "--threads", 1)
     assert result.exit_code == 0
     assert "CSR float32" in result.stdout

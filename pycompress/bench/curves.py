@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from .report import Table
@@ -23,6 +23,27 @@ NOTES = (
     "GMAC/s of the dense product; in brackets the speed over our own dense kernel of the same types, the last rows.",
     "beats dense from: percent of zeros from which on the form is faster than our dense kernel of the same types.",
 )
+
+
+def merge(runs: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """One run of several, shape by shape; of a shape that was measured twice the later counts.
+
+    Raises ValueError for runs on different machines, instruction sets or threads.
+    """
+    merged = {**runs[0]}
+    for run in runs[1:]:
+        for what, one, other in (("threads", merged["threads"], run["threads"]), *_same(merged["cpu"], run["cpu"])):
+            if one != other:
+                raise ValueError(f"{what} is {one!r} in one file and {other!r} in another, wanted the same")
+        merged["rounds"] = min(merged["rounds"], run["rounds"])
+        merged["forms"] = {**merged["forms"], **run["forms"]}
+        again = {found["shape"] for found in run["breakeven"]}
+        merged["breakeven"] = [one for one in merged["breakeven"] if one["shape"] not in again] + run["breakeven"]
+    return merged
+
+
+def _same(one: dict[str, Any], other: dict[str, Any]) -> Iterator[tuple[str, Any, Any]]:
+    yield from ((key, one[key], other[key]) for key in ("name", "isa"))
 
 
 def title(run: dict[str, Any]) -> str:

@@ -21,6 +21,8 @@ STYLES = (
     ("#CC79A7", "P"),
     ("#8C6D31", "X"),
     ("#7F7F7F", "p"),
+    ("#882255", "<"),
+    ("#F0E442", "h"),
 )
 OUR_STYLE = ("#D55E00", "*")
 
@@ -206,7 +208,7 @@ def figure(run: Run) -> Any:
     bottom = 0.06 + 0.016 * len(remarks)
     if remarks:
         drawn.text(0.5, 0.035, "\n".join(remarks), ha="center", va="bottom", fontsize=8.5, color="#555555")
-    drawn.tight_layout(rect=(0, bottom, 1, 1))
+    drawn.tight_layout(rect=(0, bottom, 1, 1 - 0.3 / drawn.get_figheight()))
     for axis in axes.flat:
         for text in (text for text in axis.texts if text.get_gid() == "along"):
             x, y = text.get_position()

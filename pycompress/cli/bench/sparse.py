@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ..common import CommandError, console, progress
-from .versus import drawable, versus
+from ..common import CommandError, progress
+from .versus import drawable, show_curves, versus
 
 if TYPE_CHECKING:
     from pycompress.bench.family import Form
@@ -80,7 +79,7 @@ def sparse(
             percents = [50.0, 70.0, 90.0]
         drawable(plot)
         run = _breakeven(names, percents, form or [], threads, isa, rounds)
-        _show(run, as_json, as_markdown, plot)
+        show_curves(run, as_json, as_markdown, plot)
         return
     if shape or sparsity:
         raise CommandError("--shape and --sparsity belong to --breakeven, wanted --case MxKxN@P")
@@ -132,33 +131,3 @@ def _breakeven(
         raise CommandError(error) from None
     titles = {form.name: form.title for form in chosen}
     return {**about, "family": "sparse", "forms": titles, "breakeven": results}
-
-
-def _show(run: dict[str, Any], as_json: bool, as_markdown: bool, plot: str | None) -> None:
-    from pycompress.bench import curves
-
-    if as_json:
-        typer.echo(json.dumps(run, indent=1))
-    elif as_markdown:
-        typer.echo(curves.markdown(run), nl=False)
-    else:
-        from rich.box import SIMPLE_HEAD
-        from rich.table import Table
-
-        out = console()
-        out.print(curves.title(run), soft_wrap=True)
-        for found in curves.tables(run):
-            table = Table(title=found.title, title_justify="left", box=SIMPLE_HEAD)
-            for i, column in enumerate(found.columns):
-                table.add_column(column, justify="right" if i else "left", no_wrap=i > 1)
-            for row in found.rows:
-                table.add_row(row[0], *(cell.replace(" (", "\n(") for cell in row[1:]))
-            out.print(table)
-        for note in curves.NOTES:
-            out.print(note, soft_wrap=True, markup=False, highlight=False)
-    if plot:
-        try:
-            curves.plot(run, plot)
-        except (OSError, ValueError) as error:
-            raise CommandError(f"--plot: {error}") from None
-        typer.echo(f"drawn: {plot}", err=True)

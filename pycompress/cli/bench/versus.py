@@ -66,17 +66,23 @@ def versus(
 
 
 def report(
-    files: Annotated[list[Path], typer.Argument(help="What `pycompress bench ... --peers --json` printed.")],
+    files: Annotated[
+        list[Path], typer.Argument(help="What `bench ... --peers --json` printed, or --breakeven --json.")
+    ],
     as_json: Annotated[bool, typer.Option("--json", help="Print them as one.")] = False,
     as_markdown: Annotated[bool, typer.Option("--markdown", help="Print the tables as Markdown.")] = False,
     plot: Annotated[str | None, typer.Option(metavar="FILE.png", help="Draw the roofline.")] = None,
 ) -> None:
-    """Show results of `bench ... --peers --json` again, those of several files of one machine as one."""
-    from pycompress.bench import report
+    """Show results of `bench ... --peers --json`, or of --breakeven, again; several files of one machine as one."""
+    from pycompress.bench import curves, report
 
     drawable(plot)
     try:
-        run = report.merge([json.loads(path.read_text(encoding="utf-8")) for path in files])
+        runs = [json.loads(path.read_text(encoding="utf-8")) for path in files]
+        if all(isinstance(run, dict) and "breakeven" in run for run in runs):
+            show_curves(curves.merge(runs), as_json, as_markdown, plot)
+            return
+        run = report.merge(runs)
     except (OSError, ValueError) as error:
         raise CommandError(error) from None
     show(run, as_json, as_markdown, plot)
@@ -110,6 +116,37 @@ def show(run: dict[str, Any], as_json: bool, as_markdown: bool, plot: str | None
     if plot:
         try:
             report.plot(run, plot)
+        except (OSError, ValueError) as error:
+            raise CommandError(f"--plot: {error}") from None
+        typer.echo(f"drawn: {plot}", err=True)
+
+
+def show_curves(run: dict[str, Any], as_json: bool, as_markdown: bool, plot: str | None) -> None:
+    """As `show`, of what --breakeven found."""
+    from rich.box import SIMPLE_HEAD
+    from rich.table import Table
+
+    from pycompress.bench import curves
+
+    if as_json:
+        typer.echo(json.dumps(run, indent=1))
+    elif as_markdown:
+        typer.echo(curves.markdown(run), nl=False)
+    else:
+        out = console()
+        out.print(curves.title(run), soft_wrap=True)
+        for found in curves.tables(run):
+            table = Table(title=found.title, title_justify="left", box=SIMPLE_HEAD)
+            for i, column in enumerate(found.columns):
+                table.add_column(column, justify="right" if i else "left", no_wrap=i > 1)
+            for row in found.rows:
+                table.add_row(row[0], *(cell.replace(" (", "\n(") for cell in row[1:]))
+            out.print(table)
+        for note in curves.NOTES:
+            out.print(note, soft_wrap=True, markup=False, highlight=False)
+    if plot:
+        try:
+            curves.plot(run, plot)
         except (OSError, ValueError) as error:
             raise CommandError(f"--plot: {error}") from None
         typer.echo(f"drawn: {plot}", err=True)
