@@ -361,7 +361,7 @@ def test_the_table() -> None:
     assert report.title(run) == "cpu, all held to avx2, 1 thread, 3 rounds"
     notes = list(report.notes(run))
     assert "Instruction peak of one core, highest seen, in GMAC/s: int8 120, float32 120." in notes
-    assert "Peer a (a 1.2): u8s8 is a_op; f32 is a_op." in notes
+    assert "Peer a (a 1.2): u8s8, f32 are a_op." in notes
     assert "Peer c: not measured: not installed (c)." in notes
     text = report.markdown(run)
     assert "| 1x2x3 | 100.0 | 83% | 1.25 (1.24-1.26) | Peer a | 80.0 | 11.1† |\n" in text
@@ -516,8 +516,9 @@ def test_bundled_adapters() -> None:
     assert len({one.title for one in found}) == len(found)
     known = {form.name for form in gemm.FORMS} | {"f16", "int4_32", "int4_128"}
     for one in found:
-        assert one.packages
-        assert set(one.served["gemm"]) <= known
+        assert one.packages or one.name == "pycompress_dense"
+        assert one.served
+        assert set(one.served.get("gemm", {})) <= known
         assert one.served.keys() == one.setups.keys()
     directory = Path(importlib.util.find_spec("pycompress.peers").submodule_search_locations[0])  # type: ignore
     files = {path.stem for path in directory.glob("*.py")} | {
@@ -526,7 +527,7 @@ def test_bundled_adapters() -> None:
     assert {name for name in files if not name.startswith("_")} == set(peer.names())
 
 
-@pytest.mark.parametrize("name", peer.names())
+@pytest.mark.parametrize("name", [name for name in peer.names() if "gemm" in peer.load(name).served])
 def test_an_adapter_computes_the_product(name: str, tmp_path: Path) -> None:
     """In a worker, since libraries disturb one another; only what is installed."""
     about = peer.load(name)

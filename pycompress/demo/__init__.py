@@ -1,4 +1,4 @@
-"""`pycompress demo`: a real sentence encoder, once with float32 weights and once with int8 weights.
+"""`pycompress demo`: a real sentence encoder, with float32, int8 and pruned int8 weights.
 
 fetch gets the model, sentences the input, minilm is the encoder, run compares the two, plot draws the comparison.
 """
