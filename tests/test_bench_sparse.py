@@ -168,6 +168,14 @@ def test_groups_are_told_apart() -> None:
     assert {"onnxruntime", "torch_onednn", "torch_fbgemm", "numpy"} <= {n for n, g in served.items() if g == "dense"}
 
 
+def test_who_is_not_held_in_a_dense_form_is_not_in_a_sparse_one() -> None:
+    for name in peer.names():
+        about = peer.load(name)
+        for form in about.served.get("sparse", {}):
+            if "gemm" in about.served:
+                assert about.obeys("avx2", form) == about.obeys("avx2", sparse.KINDS[form].dense), (name, form)
+
+
 @pytest.mark.skipif(importlib.util.find_spec("scipy") is None, reason="scipy is not installed")
 @pytest.mark.parametrize("form", ["dynamic_1x4", "f32_8x1", "f32_csr"])
 def test_scipy(form: str) -> None:

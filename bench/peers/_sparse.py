@@ -20,6 +20,7 @@ def serve_dense(peer: Peer, setup: Callable[[gemm.Operands, str], Call | Ready])
     """Let a library that has no sparse product multiply the zeros, by its function for the family "gemm"."""
     known = peer.served["gemm"]
     forms = {name: known[dense] for name, dense in DENSE.items() if dense in known}
+    peer.not_held = [*peer.not_held, *(name for name, dense in DENSE.items() if dense in peer.not_held)]
     peer.family("sparse", forms, group="dense")(lambda operands, form: setup(operands.dense(form), DENSE[form]))
 
 
