@@ -19,6 +19,7 @@ if __name__ != "pycompress.kernels":
     )
 
 from .common import get_num_threads, set_num_threads
+from .conv import conv, depthwise, pack_conv, pack_depthwise, transpose
 from .gemm import gemm_int8, linear, linear_f32, pack_f16, pack_f32, pack_int8
 from .int4 import pack_int4
 from .lowrank import pack_lowrank
@@ -28,12 +29,16 @@ from .sparse import pack_sparse
 
 __all__ = [
     "add",
+    "conv",
+    "depthwise",
     "dequantize_linear",
     "dynamic_quantize_linear",
     "gemm_int8",
     "get_num_threads",
     "linear",
     "linear_f32",
+    "pack_conv",
+    "pack_depthwise",
     "pack_f16",
     "pack_f32",
     "pack_int4",
@@ -44,4 +49,5 @@ __all__ = [
     "quantize_linear",
     "quantize_rows",
     "set_num_threads",
+    "transpose",
 ]

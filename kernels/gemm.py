@@ -199,9 +199,11 @@ def quantized(x: Array, x_qparams: QParams | None, num_threads: int | None) -> t
 def linear_int8(
     w: Any,
     x: Array,
+def finisher(
+    x_scale: Array,
+    w_scale: Array,
     bias: Array | None,
     activation: Activation,
-    x_qparams: QParams | None,
     y_qparams: QParams | None,
     out: Array,
     num_threads: int | None,
@@ -211,24 +213,29 @@ def linear_int8(
 
     w has a scale for each output, and tiles(), as that of Int8Pack.
     """
+) -> Callable[[Array, slice, slice], None]:
+    """finish(sums, rows, columns): int32 sums of a tile become results in out; int32 ones as they are."""
+    if out.dtype == np.int32:
+        def copy(sums: Array, rows: slice, columns: slice) -> None:
+            out[rows, columns] = sums[:, : columns.stop - columns.start]
+        return copy
     code, low, high = activation[0], f32(activation[1]), f32(activation[2])
     if bias is None:
         bias = np.empty(0, np.float32)
     if y_qparams is not None and not np.isfinite(bias).all():
         raise ValueError("bias has NaN or infinity, which cannot be quantized")
-    x, x_scale, x_zero_point = quantized(x, x_qparams, num_threads)
 
     if y_qparams is None:
 
         def finish(sums: Array, rows: slice, columns: slice) -> None:
-            last_step.scale_sums(sums, x_scale[rows], w.scale[columns], out, rows.start, columns.start)
+            last_step.scale_sums(sums, x_scale[rows], w_scale[columns], out, rows.start, columns.start)
             area = rows.start, rows.stop, columns.start, columns.stop
             last_step.finish_f32(out, bias[columns], code, low, high, area)
 
     else:
         y_scale, y_zero_point = f32(y_qparams[0]), f32(y_qparams[1])
         with np.errstate(over="ignore"):
-            scale = np.max(x_scale, initial=0) * w.scale
+            scale = np.max(x_scale, initial=0) * w_scale
             if code in (last_step.NONE, last_step.CLAMP):
                 scale /= y_scale
         if not np.isfinite(scale).all():
@@ -242,11 +249,28 @@ def linear_int8(
         levels = (y_scale, y_zero_point, lowest, highest)
 
         def finish(sums: Array, rows: slice, columns: slice) -> None:
-            scales = x_scale[rows], w.scale[columns]
+            scales = x_scale[rows], w_scale[columns]
             if last_step.requantize(sums, *scales, bias[columns], code, levels, out, rows.start, columns.start):
                 raise ValueError("an activation gave NaN, which cannot be quantized: the scales are out of proportion")
 
     w.tiles(x, x_zero_point, w_zero_point, finish, num_threads)
+    return finish
+
+def _linear_int8(
+    w: Int8Pack,
+    x: Array,
+    bias: Array | None,
+    activation: Activation,
+    x_qparams: QParams | None,
+    y_qparams: QParams | None,
+    out: Array,
+    num_threads: int | None,
+    w_zero_point: Array | None = None,
+) -> None:
+    """A layer with 8-bit weights; float32 x is quantized first, out is float32 or requantized."""
+    x, x_scale, x_zero_point = quantized(x, x_qparams, num_threads)
+    finish = finisher(x_scale, w.scale, bias, activation, y_qparams, out)
+    _tiles_int8(x, x_zero_point, w, w_zero_point, finish, num_threads)
 
 
 @kernel

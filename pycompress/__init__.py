@@ -22,9 +22,11 @@ from ._errors import FormatError
 from ._machine import __version__, cpu_info, get_num_threads, set_num_threads
 from .calibration import Observer, calibrate
 from .convfactors import ConvFactors, factorize_conv
+from .convolution import conv2d, depthwise_conv2d, separable_conv2d
 from .factorize import factorize
 from .inputs import InputStatistics, unfold
 from .model import CompressedModel, compress, load
+from .onnx_conv import conv_integer, qlinear_conv
 from .onnx_ops import (
     dequantize_linear,
     dynamic_quantize_linear,
@@ -36,7 +38,7 @@ from .ops import linear
 from .pooling import add, average_pool2d, global_average_pool, max_pool2d
 from .prune import prune
 from .quantize import quantize
-from .weights import (
+from .weights import (, DepthwiseWeight, Float16Weight, Float32Weight, Int4Weight, Int8Weight, LowRankWeight, QParams
     BSRWeight,
     CSRWeight,
     Float16Weight,
@@ -52,6 +54,7 @@ __all__ = [
     "CSRWeight",
     "CompressedModel",
     "ConvFactors",
+    "DepthwiseWeight",
     "Float16Weight",
     "Float32Weight",
     "FormatError",
@@ -66,7 +69,10 @@ __all__ = [
     "average_pool2d",
     "calibrate",
     "compress",
+    "conv2d",
+    "conv_integer",
     "cpu_info",
+    "depthwise_conv2d",
     "dequantize_linear",
     "dynamic_quantize_linear",
     "factorize",
@@ -78,9 +84,11 @@ __all__ = [
     "matmul_integer",
     "max_pool2d",
     "prune",
+    "qlinear_conv",
     "qlinear_matmul",
     "quantize",
     "quantize_linear",
+    "separable_conv2d",
     "set_num_threads",
     "unfold",
 ]

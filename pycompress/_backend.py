@@ -37,6 +37,18 @@ C-contiguous arrays of the exact dtype and shape, numbers in range. `out` is wri
         geometry: height and width of the kernel, the stride, the dilation, the padding before
     add(a, b, out, a_qparams, b_qparams, y_qparams, activation, num_threads)
         a, b, out float32, uint8 or int8 of one shape; activation none or a clamp
+    pack_depthwise(w, scale) -> handle
+        w int8 or float32 [outputs, kh, kw], contiguous; scale float32 [outputs] of int8, else None
+    depthwise(x, w, bias, activation, x_qparams, y_qparams, shape, out, num_threads)
+        x float32, uint8 or int8 [batch, height, width, channels]; w such a handle; shape (stride: vertical, horizontal,
+        dilation likewise, top, left, bottom, right); out [batch, oh, ow, outputs], with an int8 weight also int32
+    pack_conv(groups, kh, kw, stored) -> handle
+        for each group a handle of pack_int8 or the like, [outputs, kh * kw * channels]; stored: arrays that no result
+        may overwrite
+    conv(x, w, bias, activation, x_qparams, y_qparams, shape, out, num_threads, w_zero_point=None)
+        as depthwise, w a handle of pack_conv; w_zero_point int32 [outputs], for int8 handles
+    transpose(x, batch, rows, columns, out, num_threads)
+        out [batch, columns, rows] of x [batch, rows, columns], 1 or 4 bytes each
     get_num_threads() -> int, set_num_threads(n)
         n an int >= 1; for the default 0 (native) or None (numba)
 

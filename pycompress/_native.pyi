@@ -115,3 +115,53 @@ def get_num_threads() -> int: ...
 def set_num_threads(n: int) -> None: ...
 def version() -> str: ...
 def compiler() -> str: ...
+
+class DepthwisePacked:
+    @property
+    def kernel(self) -> str: ...
+
+def pack_depthwise(w: _Array, scale: NDArray[np.float32] | None) -> DepthwisePacked: ...
+def depthwise(
+    x: _Array,
+    w: DepthwisePacked,
+    bias: _Array | None,
+    activation: _Activation,
+    x_qparams: _QParams | None,
+    y_qparams: _QParams | None,
+    shape: tuple[int, ...],
+    out: _Array,
+    num_threads: int | None = None,
+) -> None: ...
+
+class ConvPacked:
+    def of_group(self, i: int) -> Packed: ...
+
+def pack_conv(groups: list[Packed], kh: int, kw: int, stored: list[_Array]) -> ConvPacked: ...
+def conv(
+    x: _Array,
+    w: ConvPacked,
+    bias: _Array | None,
+    activation: _Activation,
+    x_qparams: _QParams | None,
+    y_qparams: _QParams | None,
+    shape: tuple[int, ...],
+    out: _Array,
+    num_threads: int | None = None,
+    w_zero_point: _Array | None = None,
+) -> None: ...
+def transpose(x: _Array, batch: int, rows: int, columns: int, out: _Array, num_threads: int | None = None) -> None: ...
+def separable(
+    x: _Array,
+    depthwise: DepthwisePacked,
+    pointwise: Packed,
+    depthwise_bias: _Array | None,
+    bias: _Array | None,
+    depthwise_activation: _Activation,
+    activation: _Activation,
+    x_qparams: _QParams | None,
+    mid_qparams: _QParams | None,
+    y_qparams: _QParams | None,
+    shape: tuple[int, ...],
+    out: _Array,
+    num_threads: int | None = None,
+) -> None: ...

@@ -462,6 +462,49 @@ def _sparse_check(dtype: Any) -> Callable[[Any, np.random.Generator], None]:
                 _close(what, out, _product(x64, w64), error + 1e-6)
 
     return check
+def _conv_sums(x: Array, w: Array, zero_point: int) -> Array:
+    """int64 sums of x [H, W, C] by w [C, k, k], each channel by its own; padding k // 2."""
+    size = w.shape[1]
+    pixels = np.pad(x.astype(np.int64) - zero_point, ((size // 2,) * 2, (size // 2,) * 2, (0, 0)))
+    windows = np.lib.stride_tricks.sliding_window_view(pixels, (size, size), (0, 1))
+    return np.asarray(np.einsum("hwcij,cij->hwc", windows, w.astype(np.int64)))
+def _check_depthwise(kernels: Any, rng: np.random.Generator) -> None:
+    for size, stride, channels, dtype in itertools.product((3, 5), (1, 2), (7, 32, 131), (np.uint8, np.int8)):
+        x, w = _bytes(rng, dtype, 1, 9, 11, channels), _bytes(rng, np.int8, channels, size, size)
+        x[0, :4], w[:3] = np.iinfo(dtype).max, -128
+        scale, zero_point = rng.uniform(0.001, 0.02, channels).astype(np.float32), int(_bytes(rng, dtype, 1)[0])
+        sums = _conv_sums(x[0], w, zero_point)[::stride, ::stride]
+        shape = (stride, stride, 1, 1, *[size // 2] * 4)
+        handle, bias = kernels.pack_depthwise(w, scale), _floats(rng, channels)
+        for y_type, y_qparams in ((np.float32, None), (dtype, (0.25, int(np.iinfo(dtype).min + 101)))):
+            out = np.empty((1, *sums.shape), y_type)
+            kernels.depthwise(x, handle, bias, ACTIVATIONS["relu6"], (0.02, zero_point), y_qparams, shape, out, 1)
+            what = f"{size}x{size}, stride {stride}, {channels} channels"
+            factor = f32(0.02) * scale
+            if y_qparams is None:
+                _compare_f32(what, out[0], sums, factor, bias, "relu6")
+                _compare_quantized(what, out[0], sums, factor, bias, "relu6", y_qparams)
+def _check_depthwise_f32(kernels: Any, rng: np.random.Generator) -> None:
+    for size, channels in itertools.product((3, 5), (7, 32, 131)):
+        x, w = _floats(rng, 1, 9, 11, channels), _floats(rng, channels, size, size)
+        out = np.empty(x.shape, np.float32)
+        shape = (1, 1, 1, 1, *[size // 2] * 4)
+        kernels.depthwise(x, kernels.pack_depthwise(w, None), None, ACTIVATIONS["none"], None, None, shape, out, 1)
+        image, weight = (np.rint(v * 2.0**20) for v in (x[0].astype(np.float64), w.astype(np.float64)))
+        wanted = _conv_sums(image, weight, 0) * 2.0**-40
+        most = _conv_sums(np.abs(image), np.abs(weight), 0) * 2.0**-40
+        _close(f"{size}x{size}, {channels} channels", out[0], wanted, (size * size + 4) * 2.0**-24 * most + 1e-4)
+def _check_conv(kernels: Any, rng: np.random.Generator) -> None:
+    for channels, outputs in ((3, 5), (16, 33)):
+        x, w = _bytes(rng, np.uint8, 2, 7, 8, channels), _bytes(rng, np.int8, outputs, 3, 3, channels)
+        pixels = np.pad(x.astype(np.int64) - 9, ((0, 0), (1, 1), (1, 1), (0, 0)))
+        windows = np.lib.stride_tricks.sliding_window_view(pixels, (3, 3), (1, 2))
+        wanted = np.einsum("bhwcij,oijc->bhwo", windows, w.astype(np.int64))
+        matrix = kernels.pack_int8(w.reshape(outputs, -1), np.ones(outputs, np.float32))
+        out = np.empty(wanted.shape, np.int32)
+        handle = kernels.pack_conv([matrix], 3, 3, [])
+        kernels.conv(x, handle, None, ACTIVATIONS["none"], (1.0, 9), None, (1, 1, 1, 1, 1, 1, 1, 1), out, 1)
+        _same(f"{channels} -> {outputs} channels", out, wanted)
 
 
 CHECKS: dict[str, Callable[[Any, np.random.Generator], None]] = {
@@ -483,4 +526,7 @@ CHECKS: dict[str, Callable[[Any, np.random.Generator], None]] = {
     "sparse, int8": _sparse_check(np.int8),
     "pool": _check_pool,
     "add": _check_add,
+    "depthwise": _check_depthwise,
+    "depthwise_f32": _check_depthwise_f32,
+    "conv": _check_conv,
 }

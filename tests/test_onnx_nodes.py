@@ -1,4 +1,4 @@
-"""The node tests that the onnx package carries, of the five operators, bit for bit."""
+"""The node tests that the onnx package carries, of these operators, bit for bit."""
 
 from collections import Counter
 from pathlib import Path
@@ -19,6 +19,8 @@ OPERATORS = {
     "DynamicQuantizeLinear": pc.dynamic_quantize_linear,
     "MatMulInteger": pc.matmul_integer,
     "QLinearMatMul": pc.qlinear_matmul,
+    "ConvInteger": pc.conv_integer,
+    "QLinearConv": pc.qlinear_conv,
 }
 # What the oldest onnx of the test extra has; later ones have more types.
 AT_LEAST = {
@@ -27,6 +29,8 @@ AT_LEAST = {
     "DynamicQuantizeLinear": 3,
     "MatMulInteger": 1,
     "QLinearMatMul": 8,
+    "ConvInteger": 2,
+    "QLinearConv": 1,
 }
 
 
@@ -70,6 +74,12 @@ def saturated(wanted, a, a_scale, a_zero_point, b, b_scale, b_zero_point, y_scal
 def test_node(directory, node):
     attributes = {a.name: helper.get_attribute_value(a) for a in node.attribute}
     arguments = {"axis": attributes.pop("axis")} if "axis" in attributes else {}
+    for name in ("strides", "pads", "dilations"):
+        if name in attributes:
+            arguments[name] = tuple(attributes.pop(name))
+    if "group" in attributes:
+        arguments["group"] = attributes.pop("group")
+    attributes.pop("kernel_shape", None)  # that of w
     attributes.pop("block_size", None)  # it is seen in the shape of scale
     output_dtype = attributes.pop("output_dtype", None)
     assert not attributes

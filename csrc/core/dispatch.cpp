@@ -5,6 +5,7 @@
 #include <cstring>
 #include <type_traits>
 
+#include "conv/depthwise.h"
 #include "core/cpu.h"
 #include "gemm/gemm.h"
 #include "peak/peak.h"
@@ -74,6 +75,8 @@ struct Table {
       inherit(&added.kernels.peak, best.peak);
       inherit(&added.kernels.sparse_f32, best.sparse_f32);
       inherit(&added.kernels.sparse_s8, best.sparse_s8);
+      inherit(&added.kernels.depthwise_s8, best.depthwise_s8);
+      inherit(&added.kernels.depthwise_f32, best.depthwise_f32);
       if (added.usable && !added.by_name_only) best = added.kernels;
     }
   }

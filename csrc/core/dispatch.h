@@ -16,6 +16,8 @@ struct PoolKernel;
 struct PeakKernel;
 struct SparseF32Kernel;
 struct SparseS8Kernel;
+struct DepthwiseS8Kernel;
+struct DepthwiseF32Kernel;
 
 // A slot that an ISA leaves empty is filled with that of the next lower ISA that the CPU can run.
 struct Kernels {
@@ -31,6 +33,8 @@ struct Kernels {
   const PeakKernel* peak;
   const SparseF32Kernel* sparse_f32;
   const SparseS8Kernel* sparse_s8;
+  const DepthwiseS8Kernel* depthwise_s8;
+  const DepthwiseF32Kernel* depthwise_f32;
 };
 
 // The kernels in use. Reads PYCOMPRESS_ISA when first called; PC_ERROR_ISA when that names what can't run here.

@@ -12,6 +12,7 @@
 #include "gemm/last_step.h"
 #include "gemm/quantized.h"
 #include "gemm/s8_packed.h"
+#include "gemm/s8_rows.h"
 
 namespace pc {
 namespace {
@@ -28,7 +29,7 @@ constexpr int64_t kSameSets = 2048;  // rows a multiple of this apart lie in one
 struct Workspace {
   size_t row_bytes;  // from row to row
   int64_t rows;      // of a block
-  size_t x_scale, x_zero_point, x_sum, tile, transposed, rest, wide, bytes;
+  size_t x_scale, x_zero_point, x_sum, tile, transposed, rest, wide, gathered, bytes;
 };
 
 // Whether panels are widened for that many rows.
@@ -36,7 +37,10 @@ bool has_wide(const S8Packed& weight, int64_t rows) {
   return weight.kernel->widen && rows >= kTilesOfWide * weight.kernel->mr && weight.panel_bytes <= kPanelsBytes / 2;
 }
 
-Workspace workspace_of(int64_t m, const S8Packed& weight) {
+// From row to row of gathered bytes that a kernel does not read as they are.
+size_t gathered_bytes(int64_t k) { return round_up(static_cast<size_t>(k) + 16, kAlignment); }
+
+Workspace workspace_of(int64_t m, const S8Packed& weight, bool from_source = false) {
   const GemmS8Kernel& kernel = *weight.kernel;
   const int64_t k = weight.header->k;
   Workspace w{};
@@ -54,7 +58,8 @@ Workspace workspace_of(int64_t m, const S8Packed& weight) {
   const bool rest = weight.rest_begin != nullptr, transposed = rest && w.rows >= kFewRowsOfRest;
   w.rest = w.transposed + (transposed ? round_up(static_cast<size_t>(round_up(w.rows, kRowsAtOnce) * k), kAlignment) : 0);
   w.wide = w.rest + (rest ? static_cast<size_t>(w.rows * kernel.nr) * 4 : 0);
-  w.bytes = w.wide + (has_wide(weight, w.rows) ? static_cast<size_t>(2 * kPanelsBytes) : 0);
+  w.gathered = w.wide + (has_wide(weight, w.rows) ? static_cast<size_t>(2 * kPanelsBytes) : 0);
+  w.bytes = w.gathered + (from_source && kernel.group == 2 ? static_cast<size_t>(kRowsAtOnce) * gathered_bytes(k) : 0);
   return w;
 }
 
@@ -63,6 +68,7 @@ struct Call {
   pc_gemm_s8_desc d;
   S8Packed w;
   const char* x;
+  const S8Rows* source;  // instead of x, or nullptr
   char* y;
   float inverse_x_scale;  // float32 x with a given scale
   float low, high;        // float32: the clamp
@@ -231,7 +237,8 @@ class Part {
         tile_(reinterpret_cast<float*>(workspace + layout.tile)),
         transposed_(reinterpret_cast<uint8_t*>(workspace + layout.transposed)),
         rest_(reinterpret_cast<int32_t*>(workspace + layout.rest)),
-        wide_(reinterpret_cast<int16_t*>(workspace + layout.wide)) {}
+        wide_(reinterpret_cast<int16_t*>(workspace + layout.wide)),
+        gathered_(workspace + layout.gathered) {}
 
   pc_status run(const Block& block) {
     for (int64_t m0 = block.m.begin; m0 < block.m.end; m0 += layout_.rows) {
@@ -258,8 +265,30 @@ class Part {
 
   // Rows [m, m + count) of x, quantized if they are float32, as rows [r, r + count) of the block.
   pc_status pack_rows(int64_t m, int64_t r, int count) {
+    if (call_.source) return gather_rows(m, r, count);
     if (d_.x_type == PC_F32) return quantize_rows(m, r, count);
     for (int i = 0; i < count; ++i) PC_TRY(pack_row(m + i, r + i));
+    return PC_OK;
+  }
+
+  // Rows of bytes that somebody else writes: where the kernel reads bytes, at once in their place.
+  pc_status gather_rows(int64_t m, int64_t r, int count) {
+    const bool is_signed = d_.x_type == PC_S8, in_place = kernel_.group == 4;
+    const size_t stride = in_place ? layout_.row_bytes : gathered_bytes(d_.k);
+    call_.source->write(call_.source->context, m, count, in_place ? row(r) : gathered_, stride);
+    for (int i = 0; i < count; ++i) {
+      char* to = row(r + i);
+      x_scale_[r + i] = d_.x_scale;
+      x_zero_point_[r + i] = d_.x_zero_point;
+      if (in_place) {
+        for (int64_t j = 0; is_signed && j < d_.k; ++j) to[j] = static_cast<char>(to[j] ^ 0x80);
+        for (int64_t j = d_.k; j < padded_k(); ++j) to[j] = 0;
+      } else {
+        kernel_.pack_row_8(gathered_ + static_cast<size_t>(i) * stride, is_signed, d_.k, d_.x_zero_point, to, padded_k());
+      }
+      if (is_signed) x_zero_point_[r + i] += 128;
+      if (d_.w_zero_points || call_.w.header->w_unsigned) sum_packed_row(to, r + i);
+    }
     return PC_OK;
   }
 
@@ -405,12 +434,43 @@ class Part {
   uint8_t* transposed_;
   int32_t* rest_;
   int16_t* wide_;
+  char* gathered_;
   int64_t prepared_ = -1;  // the first output of the panels below
   int prepared_count_ = 0;
   Panel panels_[kMaxPanels];
 };
 
+pc_status run_part(Call* call, size_t bytes, void* workspace, size_t workspace_bytes, int32_t ith, int32_t nth) {
+  const GemmS8Kernel& kernel = *call->w.kernel;
+  const Workspace layout = workspace_of(call->d.m, call->w, call->source != nullptr);
+  pc_gemm_s8_desc checked = call->d;
+  if (call->source) checked.k = 0;  // its owner has checked x
+  PC_TRY(check_operands(checked, call->x, call->y, call->w.header, bytes, workspace, workspace_bytes, static_cast<size_t>(nth) * layout.bytes));
+  PC_TRY(prepare_last_step(call));
+  call->direct = !call->source && is_direct(*call);
+  set_last_kernel(kernel.name);
+  return Part(*call, layout, static_cast<char*>(workspace) + static_cast<size_t>(ith) * layout.bytes)
+      .run(block_of(call->d.m, call->d.n, kernel.mr, kernel.nr, ith, nth));
+}
+
 }  // namespace
+
+pc_status gemm_s8_rows_workspace_size(const pc_gemm_s8_desc& desc, const void* packed, size_t bytes, int32_t nth, size_t* workspace_bytes) {
+  Call call{};
+  PC_TRY(check_desc(&desc, packed, bytes, &call));
+  *workspace_bytes = static_cast<size_t>(nth) * workspace_of(call.d.m, call.w, true).bytes;
+  return PC_OK;
+}
+
+pc_status gemm_s8_rows_run(const pc_gemm_s8_desc& desc, const void* packed, size_t bytes, const S8Rows& rows, void* y, void* workspace,
+                           size_t workspace_bytes, int32_t ith, int32_t nth) {
+  Call call{};
+  PC_TRY(check_desc(&desc, packed, bytes, &call));
+  call.source = &rows;
+  call.y = static_cast<char*>(y);
+  return run_part(&call, bytes, workspace, workspace_bytes, ith, nth);
+}
+
 }  // namespace pc
 
 extern "C" {
@@ -433,13 +493,6 @@ pc_status pc_gemm_s8_run(const pc_gemm_s8_desc* desc, const void* packed, size_t
   PC_TRY(check_desc(desc, packed, bytes, &call));
   call.x = static_cast<const char*>(x);
   call.y = static_cast<char*>(y);
-  const GemmS8Kernel& kernel = *call.w.kernel;
-  const Workspace layout = workspace_of(call.d.m, call.w);
-  PC_TRY(check_operands(call.d, call.x, call.y, packed, bytes, workspace, workspace_bytes, static_cast<size_t>(nth) * layout.bytes));
-  PC_TRY(prepare_last_step(&call));
-  call.direct = is_direct(call);
-  set_last_kernel(kernel.name);
-  return Part(call, layout, static_cast<char*>(workspace) + static_cast<size_t>(ith) * layout.bytes)
-      .run(block_of(call.d.m, call.d.n, kernel.mr, kernel.nr, ith, nth));
+  return run_part(&call, bytes, workspace, workspace_bytes, ith, nth);
 }
 }

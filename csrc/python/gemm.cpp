@@ -67,6 +67,31 @@ struct Int8Packed : Packed {
     return pc_gemm_s8_run(&d, memory.get(), memory.size(), c.x, c.y, workspace, bytes, ith, nth);
   }
 
+  static pc_conv_desc conv_desc(const LinearCall& c, pc_conv_desc d) {
+    d.x_type = c.x_type;
+    d.y_type = c.y_type;
+    d.x_scale = c.x_scale;
+    d.x_zero_point = c.x_zero_point;
+    d.y_scale = c.y_scale;
+    d.y_zero_point = c.y_zero_point;
+    d.bias = c.bias;
+    d.activation = c.activation;
+    d.low = c.low;
+    d.high = c.high;
+    return d;
+  }
+
+  pc_status conv_workspace_size(const LinearCall& c, const pc_conv_desc& image, int64_t groups, int32_t nth, size_t* bytes) const override {
+    const pc_conv_desc d = conv_desc(c, image);
+    return pc_conv_s8_workspace_size(&d, groups, memory.get(), memory.size(), nth, bytes);
+  }
+
+  pc_status conv_run(const LinearCall& c, const pc_conv_desc& image, int64_t group, int64_t groups, void* workspace, size_t bytes, int32_t ith,
+                     int32_t nth) const override {
+    const pc_conv_desc d = conv_desc(c, image);
+    return pc_conv_s8_run(&d, group, groups, memory.get(), memory.size(), c.w_zero_points, c.x, c.y, workspace, bytes, ith, nth);
+  }
+
   void product(const pc_gemm_s8_desc& d, const void* x, void* y, Threads num_threads) const {
     const double worth = threads_worth(d.m);
     const int32_t nth = threads_for(worth, num_threads);

@@ -6,42 +6,6 @@
 
 namespace pc::python {
 
-namespace {
-
-LinearCall linear_call(const py::array& x, const std::optional<py::array>& bias, const Activation& activation, const py::array& out,
-                       Threads threads) {
-  LinearCall c;
-  c.m = x.shape(0);
-  c.x = x.data();
-  c.y = data<void>(out);
-  c.x_type = type_of(x);
-  c.y_type = type_of(out);
-  c.bias = data<float>(bias);
-  std::tie(c.activation, c.low, c.high) = activation;
-  c.threads = threads;
-  return c;
-}
-
-void linear(const py::array& x, const Packed& w, const std::optional<py::array>& bias, const Activation& activation, const QParams& x_qparams,
-            const QParams& y_qparams, const py::array& out, Threads num_threads, const std::optional<py::array>& w_zero_point) {
-  LinearCall c = linear_call(x, bias, activation, out, num_threads);
-  if (x_qparams) std::tie(c.x_scale, c.x_zero_point) = *x_qparams;
-  if (y_qparams) std::tie(c.y_scale, c.y_zero_point) = *y_qparams;
-  c.w_zero_points = data<int32_t>(w_zero_point);
-  w.linear(c);
-}
-
-void linear_plain(const py::array& x, py::array w, const std::optional<py::array>& bias, const Activation& activation, const py::array& out,
-                  Threads num_threads) {
-  const auto usable = [](py::ssize_t stride) { return stride > 0 && stride % 4 == 0; };
-  if (w.size() > 0 && !(usable(w.strides(0)) && usable(w.strides(1)))) w = py::array_t<float, py::array::c_style>::ensure(w.attr("copy")());
-  const bool empty = w.size() == 0;
-  linear_f32(linear_call(x, bias, activation, out, num_threads), data<float>(w), w.shape(0), w.shape(1), empty ? 0 : w.strides(0) / 4,
-             empty ? 0 : w.strides(1) / 4);
-}
-
-// ---- the fast path
-
 const py::detail::PyArray_Proxy* plain_float32(py::handle h) {
   const Plain p = plain(h);
   return p.type == PC_F32 ? p.array : nullptr;
@@ -87,6 +51,40 @@ bool named_activation(py::handle h, pc_activation* activation, float* low, float
     return false;
   }
   return true;
+}
+
+namespace {
+
+LinearCall linear_call(const py::array& x, const std::optional<py::array>& bias, const Activation& activation, const py::array& out,
+                       Threads threads) {
+  LinearCall c;
+  c.m = x.shape(0);
+  c.x = x.data();
+  c.y = data<void>(out);
+  c.x_type = type_of(x);
+  c.y_type = type_of(out);
+  c.bias = data<float>(bias);
+  std::tie(c.activation, c.low, c.high) = activation;
+  c.threads = threads;
+  return c;
+}
+
+void linear(const py::array& x, const Packed& w, const std::optional<py::array>& bias, const Activation& activation, const QParams& x_qparams,
+            const QParams& y_qparams, const py::array& out, Threads num_threads, const std::optional<py::array>& w_zero_point) {
+  LinearCall c = linear_call(x, bias, activation, out, num_threads);
+  if (x_qparams) std::tie(c.x_scale, c.x_zero_point) = *x_qparams;
+  if (y_qparams) std::tie(c.y_scale, c.y_zero_point) = *y_qparams;
+  c.w_zero_points = data<int32_t>(w_zero_point);
+  w.linear(c);
+}
+
+void linear_plain(const py::array& x, py::array w, const std::optional<py::array>& bias, const Activation& activation, const py::array& out,
+                  Threads num_threads) {
+  const auto usable = [](py::ssize_t stride) { return stride > 0 && stride % 4 == 0; };
+  if (w.size() > 0 && !(usable(w.strides(0)) && usable(w.strides(1)))) w = py::array_t<float, py::array::c_style>::ensure(w.attr("copy")());
+  const bool empty = w.size() == 0;
+  linear_f32(linear_call(x, bias, activation, out, num_threads), data<float>(w), w.shape(0), w.shape(1), empty ? 0 : w.strides(0) / 4,
+             empty ? 0 : w.strides(1) / 4);
 }
 
 py::object linear_fast(py::handle x, py::handle weight, py::handle bias, py::handle activation, py::handle x_qparams, py::handle y_qparams,

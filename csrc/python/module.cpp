@@ -59,6 +59,7 @@ PYBIND11_MODULE(_native, m, py::mod_gil_not_used()) {
   pc::python::bind_lowrank(m);
   pc::python::bind_pool(m);
   pc::python::bind_sparse(m);
+  pc::python::bind_conv(m);
 
   m.def("isas", &isas, "The instruction sets that are built, from the least to the best.");
   m.def("active_isa", [] { return pc_isa_name(pc_isa_active()); });

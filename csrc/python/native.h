@@ -88,6 +88,16 @@ struct Packed {
   virtual pc_status workspace_size(const LinearCall& call, int32_t nth, size_t* bytes) const = 0;
   virtual pc_status run(const LinearCall& call, void* workspace, size_t bytes, int32_t ith, int32_t nth) const = 0;
 
+  // Of a dense convolution, for kinds that have a form of their own: as pc_conv_s8_workspace_size and pc_conv_s8_run. `call` says nothing of m.
+  // Else PC_ERROR_TYPE, and tiles of rows go through `run`.
+  virtual pc_status conv_workspace_size(const LinearCall&, const pc_conv_desc&, int64_t /*groups*/, int32_t /*nth*/, size_t*) const {
+    return PC_ERROR_TYPE;
+  }
+  virtual pc_status conv_run(const LinearCall&, const pc_conv_desc&, int64_t /*group*/, int64_t /*groups*/, void* /*workspace*/, size_t /*bytes*/,
+                             int32_t /*ith*/, int32_t /*nth*/) const {
+    return PC_ERROR_TYPE;
+  }
+
   // All of it, on the pool.
   virtual void linear(const LinearCall& call) const;
 };
@@ -132,6 +142,12 @@ int64_t size_of(const py::detail::PyArray_Proxy* a);
 // An int that fits `type`; false for anything else.
 bool plain_zero_point(PyObject* h, pc_type type, int32_t* zero_point);
 
+// Arguments of the fast paths; false or nullptr for anything else. `overlap`: whether two arrays share memory.
+const py::detail::PyArray_Proxy* plain_float32(py::handle h);
+bool overlap(const Plain& a, const py::detail::PyArray_Proxy* b, pc_type b_type);
+bool plain_qparams(py::handle h, pc_type type, float* scale, int32_t* zero_point);
+bool named_activation(py::handle h, pc_activation* activation, float* low, float* high);
+
 // Each file's part of the module.
 void bind_quant(py::module_& m);
 void bind_gemm(py::module_& m);
@@ -140,5 +156,6 @@ void bind_linear(py::module_& m);
 void bind_lowrank(py::module_& m);
 void bind_pool(py::module_& m);
 void bind_sparse(py::module_& m);
+void bind_conv(py::module_& m);
 
 }  // namespace pc::python

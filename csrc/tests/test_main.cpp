@@ -64,7 +64,8 @@ void for_each_isa(void (*body)(const std::string&)) {
 }
 
 void check_kernel(const char* family, const std::string& isa) {
-  const bool own = std::strcmp(family, "gemm_s8") == 0 || std::strcmp(family, "gemm_s4") == 0 || (isa != "avxvnni" && isa != "avxvnni_vl");
+  const bool has_vnni = std::strcmp(family, "gemm_s8") == 0 || std::strcmp(family, "gemm_s4") == 0 || std::strcmp(family, "depthwise_s8") == 0;
+  const bool own = has_vnni || (isa != "avxvnni" && isa != "avxvnni_vl");
   const std::string lower = isa == "avxvnni" ? "avx2" : "avx512vnni";
   const std::string wanted = std::string(family) + "/" + (own ? isa : lower);
   // A weight that allows it may run in a kernel of its own.

@@ -1,6 +1,7 @@
 """Compressed weights, one file for each kind."""
 
 from .base import Weight
+from .depthwise import DepthwiseWeight
 from .floating import Float16Weight, Float32Weight
 from .int4 import Int4Weight
 from .int8 import Int8Weight
@@ -19,3 +20,4 @@ __all__ = [
     "QParams",
     "Weight",
 ]
+__all__ = ["DepthwiseWeight", "Float16Weight", "Float32Weight", "Int4Weight", "Int8Weight", "LowRankWeight", "QParams", "Weight"]

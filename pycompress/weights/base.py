@@ -17,13 +17,14 @@ class Weight:
     change any more.
     """
 
-    __slots__ = ("_packed",)
+    __slots__ = ("_convolution", "_packed")
 
     quantizes: ClassVar[bool]
     """Whether `linear` takes uint8 and int8 x, and quantizes float32 x; else x is float32 and stays so."""
 
     def __init__(self) -> None:
         self._packed: Any = None
+        self._convolution: Any = None  # what conv2d packed: groups, and a handle for each
 
     @property
     def shape(self) -> tuple[int, ...]:

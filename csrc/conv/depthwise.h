@@ -1,0 +1,112 @@
+// What the depthwise kernels of one ISA offer, and what they are handed.
+//
+// Channels are cut into blocks. What is left over is a block of its own: where it fits into half of one, the block is "dual": both halves hold
+// the same channels, of two neighbouring tiles. Loads are of whole blocks (dual: of halves) and may reach into the next pixel: the driver sees to it
+// that they stay within the image. Nothing is written beyond the channels that exist.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include "gemm/gemm.h"
+
+namespace pc {
+
+constexpr int kMaxBlock = 64;        // channels of an int8 block
+constexpr int kMaxTileRows = 7;      // of the image, under a tile
+constexpr int kMaxTileColumns = 11;  // of the image, under a tile
+
+// What a call works on. Addresses of pixels are those of the block's first channel; distances are bytes.
+struct DepthwiseTile {
+  const char* const* pixel;       // edges and taps: a pointer for each pixel under the tile; dual: those of the second tile follow
+  ptrdiff_t offset;               // added to each of them
+  const char* row[kMaxTileRows];  // strips: the first pixel of each row under the first tile
+  ptrdiff_t pixel_bytes;          // strips: from pixel to pixel of x
+  int64_t count;                  // strips: tiles (dual: pairs of tiles); taps: outputs
+  int64_t taps;                   // taps: pointers of an output
+  const void* w;                  // of the block
+  char* y;                        // the first output
+  ptrdiff_t y_row, y_pixel;       // from output to output
+  int columns;                    // edges: outputs of a row that exist
+  int channels;                   // of the block that exist
+  int blocks;                     // so many blocks one after another; 1 when sums go to `raw`
+  ptrdiff_t w_bytes;              // from block to block
+};
+
+struct DepthwiseS8Tile : DepthwiseTile {
+  const int32_t* start;             // [block], in the kernel's order: where the sums begin
+  const float* mult;                // [block], in the kernel's order
+  int32_t y_zero_point, low, high;  // of the result as uint8: an int8 result is flipped by 0x80 at the end
+  uint8_t flip;                     // 0 or 0x80
+  int32_t* raw;                     // instead of y: [rows][raw_columns][block], channels in order
+  ptrdiff_t raw_columns;
+};
+
+typedef void (*DepthwiseS8Function)(const DepthwiseS8Tile&);
+
+// By [dual][x is int8].
+struct DepthwiseS8Tiles {
+  DepthwiseS8Function strip[2][2];     // tiles along a row of outputs, all within the image
+  DepthwiseS8Function edge[2][2];      // one tile by pointers
+  DepthwiseS8Function edge_row[2][2];  // one tile of a single row by pointers
+};
+
+// A kernel for k x k and one stride, with dilation 1: a tile of rows x columns outputs. Results go to [y, raw].
+struct DepthwiseS8Shape {
+  int k, stride, rows, columns;
+  DepthwiseS8Tiles to[2];
+};
+
+constexpr int kDepthwiseShapes = 4;
+
+// The multipliers and starts of `count` channels, as docs/exactness.md defines the last step.
+struct DepthwiseLastStep {
+  const float* scale;
+  const int32_t* sum;  // of the taps
+  const float* bias;   // or nullptr
+  int64_t count;
+  float x_scale, y_scale;  // y_scale 1: mult is the scale of the sums
+  int32_t x_zero_point;
+  float most;  // |sums| are at most that
+  float* mult;
+  int32_t* bias_q;
+  int32_t* start;  // - x_zero_point * sum + bias_q, wrapping
+};
+
+struct DepthwiseS8Kernel {
+  const char* name;
+  int block, group;                           // channels; taps of one lane
+  DepthwiseS8Shape shapes[kDepthwiseShapes];  // those with k 0 are not there
+  DepthwiseS8Function taps[2][2];             // any taps, by pointers, for outputs one after another; by [to raw][x is int8]
+  // The packed weight of a block, from w [channels][kh * kw]. A dual block holds the channels twice.
+  size_t (*block_bytes)(int64_t kh, int64_t kw);
+  size_t (*taps_offset)(int64_t kh, int64_t kw);  // of what `taps` reads; tiles of a shape read from the beginning
+  void (*pack_block)(const int8_t* w, int channels, bool dual, int64_t kh, int64_t kw, void* block);
+  // 4-byte values of a block's channels in the kernel's order: n from `natural`, zeros behind them. Dual blocks hold them twice.
+  void (*order)(const void* natural, int n, bool dual, void* ordered);
+  // False when a mult is not finite or a bias can't be quantized. *safe: no sum with its bias leaves int32, nor does it times mult.
+  bool (*last_step)(const DepthwiseLastStep& p, bool* safe);
+  // Sums [count][ldx] as results, by the last step of gemm_s8; of the tile's fields those after `rest`, and x_scale.
+  void (*finish[3])(const S8Tile& t, const int32_t* sums, ptrdiff_t ldx, int64_t count);  // to int32, float32, uint8 and int8
+};
+
+struct DepthwiseF32Tile : DepthwiseTile {
+  const float* bias;  // of the block, or nullptr
+  float low, high;
+};
+
+typedef void (*DepthwiseF32Function)(const DepthwiseF32Tile&);
+
+struct DepthwiseF32Shape {
+  int k, stride, rows, columns;
+  DepthwiseF32Function strip, edge, edge_row;
+};
+
+struct DepthwiseF32Kernel {
+  const char* name;
+  int block;  // channels
+  DepthwiseF32Shape shapes[kDepthwiseShapes];
+  DepthwiseF32Function taps;
+};
+
+}  // namespace pc

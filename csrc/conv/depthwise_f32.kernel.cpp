@@ -1,0 +1,156 @@
+// float32 depthwise, NHWC: a vector is VL channels of one pixel, and each pixel that is loaded serves all outputs of the tile that it lies under.
+//
+// Each output is one sum that takes its taps in order, row by row. Tile of 3x3: 1 x 4 outputs with AVX2 (4 sums, 9 weights, a pixel: 14 of 16
+// registers), 2 x 4 with AVX-512 (18 of 32). 36 multiply-adds for 18 loads: the multiplier is the bound while x is in the near caches.
+#include "conv/depthwise.h"
+#include "simd/simd.h"
+
+namespace pc {
+namespace PC_NS {
+namespace {
+
+constexpr int kColumns = 4;
+constexpr bool in_registers(int k) { return k * k + kColumns + 2 <= (VL == 16 ? 32 : 16); }
+
+struct LastStep {
+  vf bias, low, high;
+  bool add;
+  explicit PC_INLINE_MEMBER LastStep(const DepthwiseF32Tile& t) : low(vf_set1(t.low)), high(vf_set1(t.high)), add(t.bias != nullptr) {
+    bias = add ? vf_loadn(t.bias, t.channels) : vf_zero();
+  }
+  PC_INLINE_MEMBER vf operator()(vf sum) const {
+    if (add) sum = vf_add(sum, bias);
+    return vf_min(high, vf_max(low, sum));
+  }
+};
+
+template <bool Full> PC_INLINE vf load(const char* p, int n) { return Full ? vf_load((const float*)p) : vf_loadn((const float*)p, n); }
+template <bool Full> PC_INLINE void store(char* p, vf x, int n) {
+  if (Full)
+    vf_store((float*)p, x);
+  else
+    vf_storen((float*)p, x, n);
+}
+
+template <int K, int S, int R, bool Full, class Pixel, class Weight>
+PC_INLINE void tile(const DepthwiseF32Tile& t, const LastStep& last, char* y, int columns, Pixel pixel, Weight weight) {
+  constexpr int WIDE = (kColumns - 1) * S + K;
+  vf acc[R][kColumns];
+  PC_UNROLL for (int r = 0; r < R; ++r)
+    PC_UNROLL for (int j = 0; j < kColumns; ++j) acc[r][j] = vf_zero();
+  PC_UNROLL for (int row = 0; row < (R - 1) * S + K; ++row)
+    PC_UNROLL for (int i = 0; i < WIDE; ++i) {
+      const vf x = load<Full>(pixel(row, i), t.channels);
+      PC_UNROLL for (int r = 0; r < R; ++r) {
+        const int ky = row - S * r;
+        if (ky < 0 || ky >= K) continue;
+        PC_UNROLL for (int j = 0; j < kColumns; ++j) {
+          const int kx = i - S * j;
+          if (kx < 0 || kx >= K) continue;
+          acc[r][j] = vf_muladd(x, weight(ky * K + kx), acc[r][j]);
+          pin(acc[r][j]);
+        }
+      }
+    }
+  PC_UNROLL for (int r = 0; r < R; ++r)
+    PC_UNROLL for (int j = 0; j < kColumns; ++j)
+      if (j < columns) store<Full>(y + r * t.y_row + j * t.y_pixel, last(acc[r][j]), t.channels);
+}
+
+template <int K, int S, int R, bool Full> PC_INLINE void strip_of(const DepthwiseF32Tile& t) {
+  constexpr int ROWS = (R - 1) * S + K;
+  const ptrdiff_t c = t.pixel_bytes;
+  const char* x[ROWS];
+  for (int r = 0; r < ROWS; ++r) x[r] = t.row[r];
+  const LastStep last(t);
+  const float* w = (const float*)t.w;
+  vf held[in_registers(K) ? K * K : 1];
+  if (in_registers(K)) PC_UNROLL for (int i = 0; i < K * K; ++i) held[i] = vf_load(w + i * VL);
+  char* y = t.y;
+  for (int64_t n = t.count; n > 0; --n) {
+    tile<K, S, R, Full>(
+        t, last, y, kColumns, [&](int row, int i) __attribute__((always_inline)) { return x[row] + i * c; },
+        [&](int i) __attribute__((always_inline)) { return in_registers(K) ? held[in_registers(K) ? i : 0] : vf_load(w + i * VL); });
+    PC_UNROLL for (int r = 0; r < ROWS; ++r) x[r] += kColumns * S * c;
+    y += kColumns * t.y_pixel;
+  }
+}
+
+template <int K, int S, int R, bool Full> PC_INLINE void edge_of(const DepthwiseF32Tile& t) {
+  constexpr int WIDE = (kColumns - 1) * S + K;
+  const LastStep last(t);
+  const float* w = (const float*)t.w;
+  tile<K, S, R, Full>(
+      t, last, t.y, t.columns, [&](int row, int i) __attribute__((always_inline)) { return t.pixel[row * WIDE + i] + t.offset; },
+      [&](int i) __attribute__((always_inline)) { return vf_load(w + i * VL); });
+}
+
+// Block after block.
+template <int ROWS, class Block> PC_INLINE void for_blocks(const DepthwiseF32Tile& given, Block block) {
+  DepthwiseF32Tile t = given;
+  for (int n = given.blocks; n > 0; --n) {
+    block(t);
+    t.w = (const char*)t.w + t.w_bytes;
+    if (t.bias) t.bias += VL;
+    t.offset += VL * 4;
+    t.y += VL * 4;
+    for (int r = 0; r < ROWS; ++r) t.row[r] += VL * 4;
+  }
+}
+
+template <int K, int S, int R> void strip(const DepthwiseF32Tile& given) {
+  for_blocks<(R - 1) * S + K>(given, [](const DepthwiseF32Tile& t) {
+    if (t.channels == VL)
+      strip_of<K, S, R, true>(t);
+    else
+      strip_of<K, S, R, false>(t);
+  });
+}
+
+template <int K, int S, int R> void edge(const DepthwiseF32Tile& given) {
+  for_blocks<0>(given, [](const DepthwiseF32Tile& t) {
+    if (t.channels == VL)
+      edge_of<K, S, R, true>(t);
+    else
+      edge_of<K, S, R, false>(t);
+  });
+}
+
+// Any taps: by pointers, several outputs side by side to hide the latency of one sum.
+template <int N> PC_INLINE void taps_of(const DepthwiseF32Tile& t, const LastStep& last, const char* const* pixel, char* y) {
+  const float* w = (const float*)t.w;
+  vf acc[N];
+  PC_UNROLL for (int j = 0; j < N; ++j) acc[j] = vf_zero();
+  for (int64_t i = 0; i < t.taps; ++i, w += VL)
+    PC_UNROLL for (int j = 0; j < N; ++j) acc[j] = vf_muladd(vf_loadn((const float*)(pixel[j * t.taps + i] + t.offset), t.channels), vf_load(w), acc[j]);
+  PC_UNROLL for (int j = 0; j < N; ++j) vf_storen((float*)(y + j * t.y_pixel), last(acc[j]), t.channels);
+}
+
+void taps(const DepthwiseF32Tile& given) {
+  for_blocks<0>(given, [](const DepthwiseF32Tile& t) {
+    const LastStep last(t);
+    int64_t n = 0;
+    for (; n + 4 <= t.count; n += 4) taps_of<4>(t, last, t.pixel + n * t.taps, t.y + n * t.y_pixel);
+    for (; n < t.count; ++n) taps_of<1>(t, last, t.pixel + n * t.taps, t.y + n * t.y_pixel);
+  });
+}
+
+template <int K, int S, int R> constexpr DepthwiseF32Shape shape() { return {K, S, R, kColumns, strip<K, S, R>, edge<K, S, R>, edge<K, S, 1>}; }
+
+constexpr int kRows = VL == 16 ? 2 : 1;
+
+}  // namespace
+
+extern const DepthwiseF32Kernel depthwise_f32;
+constexpr DepthwiseF32Kernel depthwise_f32 = {
+    "depthwise_f32/" PC_ISA_NAME,
+    VL,
+#if defined(PC_ISA_SCALAR) || defined(PC_SIMDE)  // one lane gains nothing by tiles, and over SIMDe they compile too long
+    {},
+#else
+    {shape<3, 1, kRows>(), shape<3, 2, 1>(), shape<5, 1, 1>(), shape<5, 2, 1>()},
+#endif
+    taps};
+
+}  // namespace PC_NS
+}  // namespace pc

@@ -1,0 +1,22 @@
+// The int8 GEMM over rows that are made while they are packed, for the convolution: x is never in memory as a matrix.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include "pycompress.h"
+
+namespace pc {
+
+struct S8Rows {
+  const void* context;
+  // Rows [first, first + count) of k bytes, `stride` bytes apart. Bytes between rows may be written, none beyond the k-th of the last row.
+  void (*write)(const void* context, int64_t first, int64_t count, char* to, size_t stride);
+};
+
+// As pc_gemm_s8_workspace_size and pc_gemm_s8_run. x_type is PC_U8 or PC_S8, with one zero point; the rows are not looked at otherwise.
+pc_status gemm_s8_rows_workspace_size(const pc_gemm_s8_desc& desc, const void* packed, size_t bytes, int32_t nth, size_t* workspace_bytes);
+pc_status gemm_s8_rows_run(const pc_gemm_s8_desc& desc, const void* packed, size_t bytes, const S8Rows& rows, void* y, void* workspace,
+                           size_t workspace_bytes, int32_t ith, int32_t nth);
+
+}  // namespace pc

@@ -1,0 +1,119 @@
+"""The convolutions of pycompress.h through cffi: the same bits as pycompress, in parts on threads."""
+
+import numpy as np
+import pytest
+from reference import f32, random_bytes, same_bits
+
+import pycompress as pc
+
+pytest.importorskip("pycompress.capi")
+pytest.importorskip("pycompress._native", reason="the compiled part is not installed")
+
+from test_capi import aligned, capi, describe, ffi, lib, on_threads, pointer, text
+
+B, H, W, C, N = 2, 9, 7, 70, 12
+
+
+def image(**fields):
+    sizes = {"batch": B, "height": H, "width": W, "channels": C, "outputs": C, "kernel_height": 3, "kernel_width": 3}
+    pads = dict.fromkeys(("pad_top", "pad_left", "pad_bottom", "pad_right"), 1)
+    types = {"x_type": lib.PC_U8, "y_type": lib.PC_U8, "x_scale": 0.5, "x_zero_point": 9, "y_scale": 0.75}
+    return describe("pc_conv_desc", **(sizes | pads | types | fields))
+
+
+def sized(call):
+    size = ffi.new("size_t *")
+    capi.check(call(size))
+    return aligned(size[0])
+
+
+@pytest.mark.parametrize("nth", [1, 3])
+@pytest.mark.parametrize("bits", [8, 32])
+def test_depthwise(nth, bits):
+    rng = np.random.default_rng(0)
+    weight = pc.DepthwiseWeight.from_float(rng.standard_normal((C, 1, 3, 3)).astype(f32), bits=bits)
+    if bits == 8:
+        x, desc, w_type = random_bytes(rng, np.uint8, B, H, W, C), image(), lib.PC_S8
+        wanted = pc.depthwise_conv2d(x, weight, padding=1, x_qparams=(0.5, 9), y_qparams=(0.75, 0))
+    else:
+        x, w_type = rng.standard_normal((B, H, W, C)).astype(f32), lib.PC_F32
+        desc = image(x_type=w_type, y_type=w_type, x_zero_point=0)
+        wanted = pc.depthwise_conv2d(x, weight, padding=1)
+    packed = sized(lambda size: lib.pc_depthwise_pack_size(w_type, C, 3, 3, size))
+    arrays = weight.q.copy(), weight.scale
+    capi.check(
+        lib.pc_depthwise_pack(
+            pointer(arrays[0]), w_type, C, 3, 3, pointer(arrays[1], "float *"), pointer(packed), packed.size
+        )
+    )
+    kind, outputs, kernel = ffi.new("pc_type *"), ffi.new("int64_t *"), ffi.new("char **")
+    capi.check(lib.pc_depthwise_packed_info(pointer(packed), packed.size, kind, outputs, ffi.NULL, ffi.NULL, kernel))
+    assert (kind[0], outputs[0]) == (w_type, C)
+    assert text(kernel[0]).startswith("depthwise_")
+    size = ffi.new("int64_t[2]")
+    capi.check(lib.pc_conv_output_size(desc, size, size + 1))
+    assert list(size) == [H, W]
+    work = sized(lambda size: lib.pc_depthwise_workspace_size(desc, pointer(packed), packed.size, nth, size))
+    y = np.empty_like(wanted)
+    on_threads(
+        nth,
+        lambda ith, of: lib.pc_depthwise_run(
+            desc, pointer(packed), packed.size, pointer(x), pointer(y), pointer(work), work.size, ith, of
+        ),
+    )
+    same_bits(y, wanted)
+
+
+@pytest.mark.parametrize("nth", [1, 3])
+def test_dense(nth):
+    rng = np.random.default_rng(1)
+    x = random_bytes(rng, np.uint8, B, H, W, C)
+    weight = pc.Int8Weight.from_float(rng.standard_normal((N, C // 2, 3, 3)).astype(f32))
+    wanted = pc.conv2d(x, weight, padding=1, groups=2, x_qparams=(0.5, 9), y_qparams=(0.75, 0))
+    desc, y, k = image(outputs=N), np.empty_like(wanted), 9 * C // 2
+    for group in range(2):
+        rows = slice(group * N // 2, (group + 1) * N // 2)
+        w, scale = weight.q[rows].transpose(0, 2, 3, 1).reshape(-1, k).copy(), weight.scale[rows].copy()
+        packed = sized(lambda size: lib.pc_gemm_s8_pack_size(N // 2, k, size))
+        at = pointer(packed)
+        capi.check(
+            lib.pc_gemm_s8_pack(pointer(w), lib.PC_S8, N // 2, k, k, 1, pointer(scale, "float *"), at, packed.size)
+        )
+        work = sized(lambda size, at=at, n=packed.size: lib.pc_conv_s8_workspace_size(desc, 2, at, n, nth, size))
+
+        def run(ith, of, group=group, at=at, size=packed.size, work=work):
+            return lib.pc_conv_s8_run(
+                desc, group, 2, at, size, ffi.NULL, pointer(x), pointer(y), pointer(work), work.size, ith, of
+            )
+
+        on_threads(nth, run)
+    same_bits(y, wanted)
+
+
+def test_rows_of_im2col():
+    x = random_bytes(np.random.default_rng(2), np.uint8, B, H, W, C)
+    desc, rows = image(), np.empty((40, 3, 3, 5), np.uint8)
+    capi.check(lib.pc_im2col_run(desc, pointer(x), 60, 5, 30, 40, pointer(rows)))
+    padded = np.pad(x[..., 60:65], ((0, 0), (1, 1), (1, 1), (0, 0)), constant_values=9)
+    windows = np.lib.stride_tricks.sliding_window_view(padded, (3, 3), (1, 2)).transpose(0, 1, 2, 4, 5, 3)
+    same_bits(rows, windows.reshape(-1, 3, 3, 5)[30:70])
+    assert lib.pc_im2col_run(desc, pointer(x), 66, 5, 0, 1, pointer(rows)) == lib.PC_ERROR_SHAPE
+    assert lib.pc_im2col_run(desc, pointer(x), 0, 5, B * H * W, 1, pointer(rows)) == lib.PC_ERROR_SHAPE
+
+
+def test_layout_and_quantization():
+    rng = np.random.default_rng(3)
+    for element, dtype in ((1, np.uint8), (4, f32)):
+        x = (rng.standard_normal((3, 67, 131)) * 50).astype(np.int8).view(np.uint8).astype(dtype)
+        y = np.empty((3, 131, 67), dtype)
+        on_threads(
+            2, lambda i, n, x=x, y=y, e=element: lib.pc_transpose_run(pointer(x), 3, 67, 131, e, pointer(y), i, n)
+        )
+        same_bits(y, x.transpose(0, 2, 1))
+    assert lib.pc_transpose_run(pointer(x), 3, 67, 131, 2, pointer(y), 0, 1) == lib.PC_ERROR_TYPE
+    x, y = rng.standard_normal(1000).astype(f32), np.empty(1000, np.uint8)
+    at = pointer(x, "float *"), 1000, 0.01, 120, pointer(y, "uint8_t *")
+    on_threads(3, lambda ith, nth: lib.pc_quantize_by_run(*at, ith, nth))
+    same_bits(y, np.clip(np.rint(x * (f32(1) / f32(0.01))) + f32(120), 0, 255).astype(np.uint8))
+    x[7] = np.nan
+    assert lib.pc_quantize_by_run(*at, 0, 1) == lib.PC_ERROR_NONFINITE
