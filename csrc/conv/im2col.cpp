@@ -66,6 +66,7 @@ void Im2col::taps(const char* image, int64_t iy, int64_t ix, char* to) const {
 
 void Im2col::write(int64_t first, int64_t count, char* to, size_t stride) const {
   if (row_ == 0) return;
+  const bool slack = static_cast<int64_t>(stride) >= row_ + static_cast<int64_t>(kPiece);  // behind the last row, too
   const int64_t of_taps = g_.kw * run_, rounded = round_up(of_taps, static_cast<int64_t>(kPiece)), image_bytes = g_.height * g_.width * pixel_;
   int64_t b = first / (g_.oh * g_.ow), oy = first / g_.ow % g_.oh, ox = first % g_.ow;
   for (int64_t i = 0; i < count;) {
@@ -77,7 +78,7 @@ void Im2col::write(int64_t first, int64_t count, char* to, size_t stride) const 
       const char* from = image + (iy * g_.width + ix) * pixel_;
       const int64_t down = g_.dh * g_.width * pixel_, last = (g_.kh - 1) * down;
       char* at = to;
-      if (rows_inside && contiguous_ && ix >= 0 && ix + g_.kw <= g_.width && i + 1 < count && x_ + x_bytes_ - (from + last) >= rounded) {
+      if (rows_inside && contiguous_ && ix >= 0 && ix + g_.kw <= g_.width && (i + 1 < count || slack) && x_ + x_bytes_ - (from + last) >= rounded) {
         if (of_taps <= static_cast<int64_t>(kPiece)) {
           for (int64_t ky = 0; ky < g_.kh; ++ky, at += of_taps, from += down) copy_piece(at, from);
         } else {

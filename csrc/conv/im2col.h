@@ -9,7 +9,7 @@ class Im2col {
  public:
   // Of `channels` channels of x from first_channel on.
   pc_status open(const pc_conv_desc& desc, const void* x, int64_t first_channel, int64_t channels);
-  // Rows [first, first + count), `stride` bytes apart. Writes between them, but not beyond the last.
+  // Rows [first, first + count), `stride` bytes apart. Writes all of each stride.
   void write(int64_t first, int64_t count, char* to, size_t stride) const;
   int64_t count() const { return g_.pixels(); }
   int64_t row_bytes() const { return row_; }

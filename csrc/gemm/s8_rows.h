@@ -10,7 +10,7 @@ namespace pc {
 
 struct S8Rows {
   const void* context;
-  // Rows [first, first + count) of k bytes, `stride` bytes apart. Bytes between rows may be written, none beyond the k-th of the last row.
+  // Rows [first, first + count) of k bytes, `stride` bytes apart. All of each stride may be written.
   void (*write)(const void* context, int64_t first, int64_t count, char* to, size_t stride);
 };
 
