@@ -12,6 +12,7 @@ from .sparse import BSRWeight, CSRWeight
 __all__ = [
     "BSRWeight",
     "CSRWeight",
+    "DepthwiseWeight",
     "Float16Weight",
     "Float32Weight",
     "Int4Weight",
