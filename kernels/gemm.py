@@ -196,9 +196,6 @@ def quantized(x: Array, x_qparams: QParams | None, num_threads: int | None) -> t
     return x, np.full(len(x), x_qparams[0], np.float32), np.full(len(x), x_qparams[1], np.int32)
 
 
-def linear_int8(
-    w: Any,
-    x: Array,
 def finisher(
     x_scale: Array,
     w_scale: Array,
@@ -206,18 +203,13 @@ def finisher(
     activation: Activation,
     y_qparams: QParams | None,
     out: Array,
-    num_threads: int | None,
-    w_zero_point: Array | None = None,
-) -> None:
-    """A layer with 8-bit weights; float32 x is quantized first, out is float32 or requantized.
-
-    w has a scale for each output, and tiles(), as that of Int8Pack.
-    """
 ) -> Callable[[Array, slice, slice], None]:
     """finish(sums, rows, columns): int32 sums of a tile become results in out; int32 ones as they are."""
     if out.dtype == np.int32:
+
         def copy(sums: Array, rows: slice, columns: slice) -> None:
             out[rows, columns] = sums[:, : columns.stop - columns.start]
+
         return copy
     code, low, high = activation[0], f32(activation[1]), f32(activation[2])
     if bias is None:
@@ -253,11 +245,11 @@ def finisher(
             if last_step.requantize(sums, *scales, bias[columns], code, levels, out, rows.start, columns.start):
                 raise ValueError("an activation gave NaN, which cannot be quantized: the scales are out of proportion")
 
-    w.tiles(x, x_zero_point, w_zero_point, finish, num_threads)
     return finish
 
-def _linear_int8(
-    w: Int8Pack,
+
+def linear_int8(
+    w: Any,
     x: Array,
     bias: Array | None,
     activation: Activation,
@@ -267,10 +259,13 @@ def _linear_int8(
     num_threads: int | None,
     w_zero_point: Array | None = None,
 ) -> None:
-    """A layer with 8-bit weights; float32 x is quantized first, out is float32 or requantized."""
+    """A layer with 8-bit weights; float32 x is quantized first, out is float32 or requantized.
+
+    w has a scale for each output, and tiles(), as that of Int8Pack.
+    """
     x, x_scale, x_zero_point = quantized(x, x_qparams, num_threads)
     finish = finisher(x_scale, w.scale, bias, activation, y_qparams, out)
-    _tiles_int8(x, x_zero_point, w, w_zero_point, finish, num_threads)
+    w.tiles(x, x_zero_point, w_zero_point, finish, num_threads)
 
 
 @kernel

@@ -38,9 +38,10 @@ from .ops import linear
 from .pooling import add, average_pool2d, global_average_pool, max_pool2d
 from .prune import prune
 from .quantize import quantize
-from .weights import (, DepthwiseWeight, Float16Weight, Float32Weight, Int4Weight, Int8Weight, LowRankWeight, QParams
+from .weights import (
     BSRWeight,
     CSRWeight,
+    DepthwiseWeight,
     Float16Weight,
     Float32Weight,
     Int4Weight,

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from . import _arguments, _backend
 from .ops import Activation, QParamsLike, _activation, _qparams
-from .weights import DepthwiseWeight, Int8Weight, QParams, Weight
+from .weights import DepthwiseWeight, Float16Weight, Float32Weight, Int8Weight, QParams, Weight
 
 __all__ = ["conv2d", "depthwise_conv2d", "separable_conv2d"]
 
@@ -309,10 +309,12 @@ def _packed(weight: Array | Weight, groups: int) -> Any:
         scales = np.split(weight.scale, groups)
         parts = [Int8Weight(m, s) for m, s in zip(_matrices(weight.q, groups), scales, strict=True)]
         handles = [part.packed() for part in parts]
+    elif isinstance(weight, Float16Weight | Float32Weight):
+        handles = [type(weight)(m).packed() for m in _matrices(weight.w, groups)]
     else:
         raise TypeError(
-            f"weight is {weight!r}, wanted a float32 array or an Int8Weight; a 1 x 1 kernel in one group takes any "
-            "weight as a matrix"
+            f"weight is {weight!r}, wanted a float32 array, an Int8Weight, a Float16Weight or a Float32Weight; a 1 x 1 "
+            "kernel in one group takes any weight as a matrix"
         )
     stored = [a for a in weight._arrays().values() if a.flags.c_contiguous]
     packed = kernels.pack_conv(handles, kh, kw, stored)

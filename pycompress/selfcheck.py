@@ -462,12 +462,16 @@ def _sparse_check(dtype: Any) -> Callable[[Any, np.random.Generator], None]:
                 _close(what, out, _product(x64, w64), error + 1e-6)
 
     return check
+
+
 def _conv_sums(x: Array, w: Array, zero_point: int) -> Array:
     """int64 sums of x [H, W, C] by w [C, k, k], each channel by its own; padding k // 2."""
     size = w.shape[1]
     pixels = np.pad(x.astype(np.int64) - zero_point, ((size // 2,) * 2, (size // 2,) * 2, (0, 0)))
     windows = np.lib.stride_tricks.sliding_window_view(pixels, (size, size), (0, 1))
     return np.asarray(np.einsum("hwcij,cij->hwc", windows, w.astype(np.int64)))
+
+
 def _check_depthwise(kernels: Any, rng: np.random.Generator) -> None:
     for size, stride, channels, dtype in itertools.product((3, 5), (1, 2), (7, 32, 131), (np.uint8, np.int8)):
         x, w = _bytes(rng, dtype, 1, 9, 11, channels), _bytes(rng, np.int8, channels, size, size)
@@ -483,7 +487,10 @@ def _check_depthwise(kernels: Any, rng: np.random.Generator) -> None:
             factor = f32(0.02) * scale
             if y_qparams is None:
                 _compare_f32(what, out[0], sums, factor, bias, "relu6")
+            else:
                 _compare_quantized(what, out[0], sums, factor, bias, "relu6", y_qparams)
+
+
 def _check_depthwise_f32(kernels: Any, rng: np.random.Generator) -> None:
     for size, channels in itertools.product((3, 5), (7, 32, 131)):
         x, w = _floats(rng, 1, 9, 11, channels), _floats(rng, channels, size, size)
@@ -494,6 +501,8 @@ def _check_depthwise_f32(kernels: Any, rng: np.random.Generator) -> None:
         wanted = _conv_sums(image, weight, 0) * 2.0**-40
         most = _conv_sums(np.abs(image), np.abs(weight), 0) * 2.0**-40
         _close(f"{size}x{size}, {channels} channels", out[0], wanted, (size * size + 4) * 2.0**-24 * most + 1e-4)
+
+
 def _check_conv(kernels: Any, rng: np.random.Generator) -> None:
     for channels, outputs in ((3, 5), (16, 33)):
         x, w = _bytes(rng, np.uint8, 2, 7, 8, channels), _bytes(rng, np.int8, outputs, 3, 3, channels)

@@ -25,7 +25,9 @@ settings.register_profile(
 settings.load_profile("pycompress")
 
 # Kernels that an instruction set has not got of its own.
-INHERITED = {(family, "avxvnni"): "avx2" for family in ("gemm_f32", "gemm_f16", "quant", "pool", "sparse_f32", "depthwise_f32")}
+INHERITED = {
+    (family, "avxvnni"): "avx2" for family in ("gemm_f32", "gemm_f16", "quant", "pool", "sparse_f32", "depthwise_f32")
+}
 
 
 @pytest.fixture

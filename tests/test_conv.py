@@ -362,3 +362,13 @@ def test_empty(rng):
         y = pc.depthwise_conv2d(np.zeros(shape, np.uint8), W, x_qparams=(0.1, 0))
         assert y.shape == (shape[0], 3, 3, 4)
         assert pc.conv2d(np.zeros(shape, f32), np.zeros((0, 4, 3, 3), f32)).shape == (shape[0], 3, 3, 0)
+
+
+@pytest.mark.parametrize("kind", [pc.Float16Weight, pc.Float32Weight])
+@pytest.mark.parametrize("groups", [1, 2])
+def test_conv2d_with_packed_floats(way, rng, kind, groups):
+    w = rng.standard_normal((6, 4 // groups, 3, 2)).astype(np.float32)
+    x, weight = rng.standard_normal((2, 7, 8, 4)).astype(np.float32), kind.from_float(w)
+    wanted = pc.conv2d(x, weight.todense(), padding=1, groups=groups)
+    for _ in range(2):  # the second call takes the fast path
+        assert np.array_equal(pc.conv2d(x, weight, padding=1, groups=groups), wanted)

@@ -320,9 +320,13 @@ PC_API pc_status pc_spmm_workspace_size(const pc_spmm_desc* desc, const void* pa
 /* A float32 output is the sum of its stored weights' products in the order of k, each added by a fused multiply-add where gemm_f32 has it. */
 PC_API pc_status pc_spmm_run(const pc_spmm_desc* desc, const void* packed, size_t bytes, const void* x, void* y, void* workspace,
                              size_t workspace_bytes, int32_t ith, int32_t nth);
+
 /* ---- conv: depthwise convolution, NHWC ---------------------------------------------------------------------------- */
-/* x [batch, height, width, channels], y [batch, oh, ow, outputs], both contiguous. Pixels beyond the image are zeros (for a quantized x its zero point). */
+
+/* x [batch, height, width, channels], y [batch, oh, ow, outputs], both contiguous. Pixels beyond the image are zeros (for a quantized x its zero
+ * point). */
 typedef struct pc_conv_desc {
+  size_t size;
   int64_t batch, height, width, channels;
   int64_t outputs; /* channels of y; depthwise: a multiple of channels, output i reads channel i / (outputs / channels) */
   int64_t kernel_height, kernel_width;
@@ -332,10 +336,18 @@ typedef struct pc_conv_desc {
   pc_type x_type; /* PC_F32, PC_U8 or PC_S8. With an int8 weight PC_F32 is quantized on the way */
   pc_type y_type; /* PC_F32, and with an int8 weight PC_S32, PC_U8 or PC_S8 */
   float x_scale;  /* with an int8 weight: of x, also of a PC_F32 x: pc_range_run and pc_dynamic_qparams give it */
+  int32_t x_zero_point;
+  float y_scale; /* PC_U8 and PC_S8 */
+  int32_t y_zero_point;
   const float* bias;        /* [outputs] or NULL. Not with PC_S32 */
+  pc_activation activation; /* not with PC_S32 */
+  float low, high;          /* of PC_ACTIVATION_CLAMP */
 } pc_conv_desc;
-/* oh and ow: 1 + (size + padding - ((kernel - 1) * dilation + 1)) / stride, rounded down. PC_ERROR_SHAPE where the image is smaller than the kernel. */
+
+/* oh and ow: 1 + (size + padding - ((kernel - 1) * dilation + 1)) / stride, rounded down. PC_ERROR_SHAPE where the image is smaller than the kernel.
+ */
 PC_API pc_status pc_conv_output_size(const pc_conv_desc* desc, int64_t* height, int64_t* width);
+
 /* w [outputs, kernel_height, kernel_width], contiguous. w_type PC_S8 or PC_F32. Every size and stride runs; 3x3 and 5x5 with stride 1 or 2 and
  * dilation 1 have kernels of their own. */
 PC_API pc_status pc_depthwise_pack_size(pc_type w_type, int64_t outputs, int64_t kernel_height, int64_t kernel_width, size_t* bytes);
@@ -348,6 +360,7 @@ PC_API pc_status pc_depthwise_packed_info(const void* packed, size_t bytes, pc_t
 PC_API pc_status pc_depthwise_workspace_size(const pc_conv_desc* desc, const void* packed, size_t bytes, int32_t nth, size_t* workspace_bytes);
 PC_API pc_status pc_depthwise_run(const pc_conv_desc* desc, const void* packed, size_t bytes, const void* x, void* y, void* workspace,
                                   size_t workspace_bytes, int32_t ith, int32_t nth);
+
 /* Dense, by a weight of pc_gemm_s8_pack: [outputs / groups, kernel_height * kernel_width * channels / groups], one for each group, in the order
  * (kernel_height, kernel_width, channels). A call computes the outputs of one group. x_type PC_U8 or PC_S8. w_zero_points: [outputs] or NULL. */
 PC_API pc_status pc_conv_s8_workspace_size(const pc_conv_desc* desc, int64_t groups, const void* packed, size_t bytes, int32_t nth,
@@ -355,11 +368,16 @@ PC_API pc_status pc_conv_s8_workspace_size(const pc_conv_desc* desc, int64_t gro
 PC_API pc_status pc_conv_s8_run(const pc_conv_desc* desc, int64_t group, int64_t groups, const void* packed, size_t bytes,
                                 const int32_t* w_zero_points, const void* x, void* y, void* workspace, size_t workspace_bytes, int32_t ith,
                                 int32_t nth);
-/* Rows of the im2col matrix [batch * oh * ow, kernel_height * kernel_width * channels], for a dense convolution by any matrix product: `count` of them
- * from `first` on, of `channels` channels of x from first_channel on. Beyond the image they hold x_zero_point, 0 for PC_F32. out: contiguous, of x's type. */
-PC_API pc_status pc_im2col_run(const pc_conv_desc* desc, const void* x, int64_t first_channel, int64_t channels, int64_t first, int64_t count, void* out);
+
+/* Rows of the im2col matrix [batch * oh * ow, kernel_height * kernel_width * channels], for a dense convolution by any matrix product: `count` of
+ * them from `first` on, of `channels` channels of x from first_channel on. Beyond the image they hold x_zero_point, 0 for PC_F32. out: contiguous, of
+ * x's type. */
+PC_API pc_status pc_im2col_run(const pc_conv_desc* desc, const void* x, int64_t first_channel, int64_t channels, int64_t first, int64_t count,
+                               void* out);
+
 /* q = clip(round_half_even(x * (1 / scale)) + zero_point) as uint8: float32 images are quantized so, by the scale of the whole tensor. */
 PC_API pc_status pc_quantize_by_run(const float* x, int64_t count, float scale, int32_t zero_point, uint8_t* y, int32_t ith, int32_t nth);
+
 /* [batch, rows, columns] to [batch, columns, rows], elements of 1 or 4 bytes: NCHW to NHWC with rows the channels, and back. */
 PC_API pc_status pc_transpose_run(const void* x, int64_t batch, int64_t rows, int64_t columns, int32_t element, void* y, int32_t ith, int32_t nth);
 

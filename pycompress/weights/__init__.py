@@ -21,4 +21,3 @@ __all__ = [
     "QParams",
     "Weight",
 ]
-__all__ = ["DepthwiseWeight", "Float16Weight", "Float32Weight", "Int4Weight", "Int8Weight", "LowRankWeight", "QParams", "Weight"]
