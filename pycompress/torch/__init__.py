@@ -1,0 +1,1 @@
+"""PyTorch modules that run the kernels of pycompress. Needs the extra `torch`."""
