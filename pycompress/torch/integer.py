@@ -99,7 +99,13 @@ class IntegerConv2d(_Layer):
         kind: Any = pc.DepthwiseWeight if self.depthwise else pc.Int8Weight
         self.weight = kind(self.q, self.scale)
         top, left = conv.padding
-        self.geometry = {"stride": conv.stride, "padding": (top, left, top, left), "dilation": conv.dilation}
+        self.geometry: dict[str, Any] = {
+            "stride": conv.stride,
+            "padding": (top, left, top, left),
+            "dilation": conv.dilation,
+        }
+        if not self.depthwise:
+            self.geometry["groups"] = conv.groups
 
     def forward(self, x: Tensor) -> Tensor:
         run: Any = pc.depthwise_conv2d if self.depthwise else pc.conv2d
