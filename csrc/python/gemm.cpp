@@ -42,16 +42,8 @@ struct Int8Packed : Packed {
   }
 
   pc_gemm_s8_desc desc(const LinearCall& c) const {
-    pc_gemm_s8_desc d = desc(c.m, c.x_type, c.y_type);
-    d.x_scale = c.x_scale;
-    d.x_zero_point = c.x_zero_point;
+    auto d = product_desc<pc_gemm_s8_desc>(c, n, k);
     d.w_zero_points = c.w_zero_points;
-    d.y_scale = c.y_scale;
-    d.y_zero_point = c.y_zero_point;
-    d.bias = c.bias;
-    d.activation = c.activation;
-    d.low = c.low;
-    d.high = c.high;
     return d;
   }
 
@@ -67,28 +59,14 @@ struct Int8Packed : Packed {
     return pc_gemm_s8_run(&d, memory.get(), memory.size(), c.x, c.y, workspace, bytes, ith, nth);
   }
 
-  static pc_conv_desc conv_desc(const LinearCall& c, pc_conv_desc d) {
-    d.x_type = c.x_type;
-    d.y_type = c.y_type;
-    d.x_scale = c.x_scale;
-    d.x_zero_point = c.x_zero_point;
-    d.y_scale = c.y_scale;
-    d.y_zero_point = c.y_zero_point;
-    d.bias = c.bias;
-    d.activation = c.activation;
-    d.low = c.low;
-    d.high = c.high;
-    return d;
-  }
-
   pc_status conv_workspace_size(const LinearCall& c, const pc_conv_desc& image, int64_t groups, int32_t nth, size_t* bytes) const override {
-    const pc_conv_desc d = conv_desc(c, image);
+    const pc_conv_desc d = with_call(image, c);
     return pc_conv_s8_workspace_size(&d, groups, memory.get(), memory.size(), nth, bytes);
   }
 
   pc_status conv_run(const LinearCall& c, const pc_conv_desc& image, int64_t group, int64_t groups, void* workspace, size_t bytes, int32_t ith,
                      int32_t nth) const override {
-    const pc_conv_desc d = conv_desc(c, image);
+    const pc_conv_desc d = with_call(image, c);
     return pc_conv_s8_run(&d, group, groups, memory.get(), memory.size(), c.w_zero_points, c.x, c.y, workspace, bytes, ith, nth);
   }
 

@@ -18,32 +18,13 @@ struct Int4Packed : Packed {
   bool quantizes() const override { return true; }
   double threads_worth(int64_t m) const override { return cost(m, n, k) / macs; }
 
-  pc_gemm_s4_desc desc(const LinearCall& c) const {
-    pc_gemm_s4_desc d{};
-    d.size = sizeof d;
-    d.m = c.m;
-    d.n = n;
-    d.k = k;
-    d.x_type = c.x_type;
-    d.y_type = c.y_type;
-    d.x_scale = c.x_scale;
-    d.x_zero_point = c.x_zero_point;
-    d.y_scale = c.y_scale;
-    d.y_zero_point = c.y_zero_point;
-    d.bias = c.bias;
-    d.activation = c.activation;
-    d.low = c.low;
-    d.high = c.high;
-    return d;
-  }
-
   pc_status workspace_size(const LinearCall& c, int32_t nth, size_t* bytes) const override {
-    const pc_gemm_s4_desc d = desc(c);
+    const auto d = product_desc<pc_gemm_s4_desc>(c, n, k);
     return pc_gemm_s4_workspace_size(&d, memory.get(), memory.size(), nth, bytes);
   }
 
   pc_status run(const LinearCall& c, void* workspace, size_t bytes, int32_t ith, int32_t nth) const override {
-    const pc_gemm_s4_desc d = desc(c);
+    const auto d = product_desc<pc_gemm_s4_desc>(c, n, k);
     return pc_gemm_s4_run(&d, memory.get(), memory.size(), c.x, c.y, workspace, bytes, ith, nth);
   }
 };

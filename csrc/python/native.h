@@ -72,6 +72,31 @@ struct LinearCall {
 
 inline int64_t size_of(pc_type type) { return type == PC_F32 || type == PC_S32 ? 4 : 1; }
 
+// The part of a descriptor of the C interface that says how x and y are quantized, and the last step.
+template <class Desc> Desc with_call(Desc d, const LinearCall& c) {
+  d.x_type = c.x_type;
+  d.y_type = c.y_type;
+  d.x_scale = c.x_scale;
+  d.x_zero_point = c.x_zero_point;
+  d.y_scale = c.y_scale;
+  d.y_zero_point = c.y_zero_point;
+  d.bias = c.bias;
+  d.activation = c.activation;
+  d.low = c.low;
+  d.high = c.high;
+  return d;
+}
+
+// The whole descriptor of a product with a weight [n, k].
+template <class Desc> Desc product_desc(const LinearCall& c, int64_t n, int64_t k) {
+  Desc d{};
+  d.size = sizeof d;
+  d.m = c.m;
+  d.n = n;
+  d.k = k;
+  return with_call(d, c);
+}
+
 // A weight in the form of the kernel that will read it. A kind implements the four virtual functions; none of them may touch Python, since `run` is
 // called from several threads without the GIL.
 struct Packed {

@@ -23,32 +23,13 @@ struct SparsePacked : Packed {
     return ((values + 32.0 * static_cast<double>(n + k)) * static_cast<double>(m) + 4 * values) / macs;
   }
 
-  pc_spmm_desc desc(const LinearCall& c) const {
-    pc_spmm_desc d{};
-    d.size = sizeof d;
-    d.m = c.m;
-    d.n = n;
-    d.k = k;
-    d.x_type = c.x_type;
-    d.y_type = c.y_type;
-    d.x_scale = c.x_scale;
-    d.x_zero_point = c.x_zero_point;
-    d.y_scale = c.y_scale;
-    d.y_zero_point = c.y_zero_point;
-    d.bias = c.bias;
-    d.activation = c.activation;
-    d.low = c.low;
-    d.high = c.high;
-    return d;
-  }
-
   pc_status workspace_size(const LinearCall& c, int32_t nth, size_t* bytes) const override {
-    const pc_spmm_desc d = desc(c);
+    const auto d = product_desc<pc_spmm_desc>(c, n, k);
     return pc_spmm_workspace_size(&d, memory.get(), memory.size(), nth, bytes);
   }
 
   pc_status run(const LinearCall& c, void* workspace, size_t bytes, int32_t ith, int32_t nth) const override {
-    const pc_spmm_desc d = desc(c);
+    const auto d = product_desc<pc_spmm_desc>(c, n, k);
     return pc_spmm_run(&d, memory.get(), memory.size(), c.x, c.y, workspace, bytes, ith, nth);
   }
 };
