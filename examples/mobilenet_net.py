@@ -1,0 +1,173 @@
+"""MobileNetV2 as data: its convolutions with batch norm folded in, for every library that examples/mobilenet_v2.py runs it with."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pycompress as pc
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float32]
+Ranges = dict[str, tuple[float, float]]
+# expansion, channels, repeats, first stride: table 2 of the paper (Sandler et al., 2018)
+BLOCKS = ((1, 16, 1, 1), (6, 24, 2, 2), (6, 32, 3, 2), (6, 64, 4, 2), (6, 96, 3, 1), (6, 160, 3, 2), (6, 320, 1, 1))
+
+
+@dataclass
+class Conv:
+    """A convolution: w [O, I / groups, kh, kw], padded by k // 2; relu6 or nothing follows."""
+
+    name: str
+    w: Floats
+    b: Floats
+    stride: int
+    relu6: bool
+
+    @property
+    def depthwise(self) -> bool:
+        return self.w.shape[1] == 1
+
+
+@dataclass
+class Network:
+    """stem, blocks of (expand or None, depthwise, project, whether the input is added), last convolution, classifier."""
+
+    stem: Conv
+    blocks: list[tuple[Conv | None, Conv, Conv, bool]]
+    last: Conv
+    classifier: tuple[Floats, Floats]
+
+
+def load(path: Path) -> Network:
+    """torchvision's file of weights; batch norm y = (x - mean) / sqrt(var + 1e-5) * weight + bias goes into w and b."""
+    import torch
+
+    state = {k: v.numpy() for k, v in torch.load(path, map_location="cpu", weights_only=True).items()}
+
+    def conv(at: str, norm: str, stride: int, relu6: bool) -> Conv:
+        n = {part: state[f"{norm}.{part}"].astype(np.float64) for part in ("weight", "bias", "running_mean", "running_var")}
+        factor = n["weight"] / np.sqrt(n["running_var"] + 1e-5)
+        w = state[f"{at}.weight"] * factor[:, None, None, None]
+        bias = n["bias"] - n["running_mean"] * factor
+        return Conv(at, w.astype(np.float32), bias.astype(np.float32), stride, relu6)
+
+    blocks, index, channels = [], 1, 32
+    for expansion, outputs, repeats, first in BLOCKS:
+        for repeat in range(repeats):
+            at, stride = f"features.{index}.conv", first if repeat == 0 else 1
+            expand = conv(f"{at}.0.0", f"{at}.0.1", 1, True) if expansion > 1 else None
+            k = 1 if expand else 0
+            depthwise, project = conv(f"{at}.{k}.0", f"{at}.{k}.1", stride, True), conv(f"{at}.{k + 1}", f"{at}.{k + 2}", 1, False)
+            blocks.append((expand, depthwise, project, stride == 1 and channels == outputs))
+            index, channels = index + 1, outputs
+    stem, last = conv("features.0.0", "features.0.1", 2, True), conv("features.18.0", "features.18.1", 1, True)
+    return Network(stem, blocks, last, (state["classifier.1.weight"], state["classifier.1.bias"]))
+
+
+def _relu6(conv: Conv) -> str | None:
+    return "relu6" if conv.relu6 else None
+
+
+class Float:
+    """The network in float32, on pycompress. `seen(name, image)` is told every result, for the calibration."""
+
+    def __init__(self, net: Network) -> None:
+        self.net = net
+        self.depthwise = {d.name: pc.DepthwiseWeight.from_float(d.w, bits=32) for _, d, _, _ in net.blocks}
+        every = [net.last, *(c for e, _, p, _ in net.blocks for c in (e, p) if c)]
+        self.matrix = {c.name: pc.Float32Weight.from_float(c.w[:, :, 0, 0]) for c in every}
+        self.classifier = pc.Float32Weight.from_float(net.classifier[0])
+
+    def __call__(self, x: Floats, seen: Any = None) -> Floats:
+        """Normalized images [B, 224, 224, 3] -> logits [B, 1000]."""
+
+        def told(name: str, value: Floats) -> Floats:
+            if seen:
+                seen(name, value)
+            return value
+
+        def point(c: Conv, y: Floats) -> Floats:
+            return told(c.name, pc.linear(y, self.matrix[c.name], c.b, activation=_relu6(c)))
+
+        net = self.net
+        x = told("input", x)
+        x = told(net.stem.name, pc.conv2d(x, net.stem.w, net.stem.b, stride=2, padding=1, activation="relu6"))
+        for expand, d, project, residual in net.blocks:
+            y = point(expand, x) if expand else x
+            if seen:  # what lies between is wanted too
+                y = told(d.name, pc.depthwise_conv2d(y, self.depthwise[d.name], d.b, stride=d.stride, padding=1, activation="relu6"))
+                y = point(project, y)
+            else:
+                y = pc.separable_conv2d(
+                    y, self.depthwise[d.name], self.matrix[project.name], d.b, project.b,
+                    stride=d.stride, padding=1, depthwise_activation="relu6",
+                )  # fmt: skip
+            x = told(f"{project.name}.add", pc.add(x, y)) if residual else y
+        x = told("pool", pc.global_average_pool(point(net.last, x)))
+        return pc.linear(x.reshape(len(x), -1), self.classifier, net.classifier[1])
+
+
+class Int8:
+    """The network in static int8: uint8 images from end to end, int8 weights with a scale for each output."""
+
+    def __init__(self, net: Network, ranges: Ranges) -> None:
+        self.net, self.q = net, {name: qparams(*span) for name, span in ranges.items()}
+        self.depthwise = {d.name: pc.DepthwiseWeight.from_float(d.w) for _, d, _, _ in net.blocks}
+        every = [net.last, *(c for e, _, p, _ in net.blocks for c in (e, p) if c)]
+        self.matrix = {c.name: pc.Int8Weight.from_float(c.w[:, :, 0, 0]) for c in every}
+        self.stem, self.classifier = pc.Int8Weight.from_float(net.stem.w), pc.Int8Weight.from_float(net.classifier[0])
+
+    def __call__(self, image: Floats, timed: Any = None) -> Floats:
+        """Normalized images [B, 224, 224, 3] -> logits [B, 1000]. timed(name, call) -> call(), for a profile."""
+        net, q = self.net, self.q
+        do = timed or (lambda name, call: call())
+
+        def point(c: Conv, y: NDArray[np.uint8], before: pc.QParams) -> NDArray[np.uint8]:
+            return do(c.name, lambda: pc.linear(y, self.matrix[c.name], c.b, activation=_relu6(c), x_qparams=before, y_qparams=q[c.name]))
+
+        at = q["input"]
+        x = do("quantize", lambda: pc.quantize_linear(image, np.float32(at.scale), np.uint8(at.zero_point)))
+        x = do(net.stem.name, lambda: pc.conv2d(
+            x, self.stem, net.stem.b, stride=2, padding=1, activation="relu6", x_qparams=at, y_qparams=q[net.stem.name]
+        ))  # fmt: skip
+        at = q[net.stem.name]
+        for expand, d, project, residual in net.blocks:
+            y, y_at = (point(expand, x, at), q[expand.name]) if expand else (x, at)
+            y = do(d.name, lambda d=d, p=project, y=y, y_at=y_at: pc.separable_conv2d(
+                y, self.depthwise[d.name], self.matrix[p.name], d.b, p.b, stride=d.stride, padding=1, depthwise_activation="relu6",
+                mid_qparams=q[d.name], x_qparams=y_at, y_qparams=q[p.name],
+            ))  # fmt: skip
+            y_at = q[project.name]
+            if residual:
+                to = q[f"{project.name}.add"]
+                x = do(f"{project.name}.add", lambda x=x, y=y, a=at, b=y_at, to=to: pc.add(x, y, a_qparams=a, b_qparams=b, y_qparams=to))
+                at = to
+            else:
+                x, at = y, y_at
+        x = point(net.last, x, at)
+        x = do("pool", lambda: pc.global_average_pool(x, x_qparams=q[net.last.name], y_qparams=q["pool"]))
+        rows = x.reshape(len(x), -1)
+        return do("classifier", lambda: pc.linear(rows, self.classifier, net.classifier[1], x_qparams=q["pool"]))
+
+
+def qparams(low: float, high: float) -> pc.QParams:
+    """uint8 for that range; it holds 0, which the padding is."""
+    low, high = min(low, 0.0), max(high, 0.0)
+    scale = max((high - low) / 255, 1e-8)
+    return pc.QParams(scale, round(-low / scale))
+
+
+def calibrate(network: Float, photographs: Floats) -> Ranges:
+    """The smallest and largest value of every result over the photographs."""
+    ranges: Ranges = {}
+
+    def seen(name: str, value: Floats) -> None:
+        low, high = ranges.get(name, (np.inf, -np.inf))
+        ranges[name] = min(low, float(value.min())), max(high, float(value.max()))
+
+    for photograph in photographs:
+        network(photograph[None], seen)
+    return ranges
