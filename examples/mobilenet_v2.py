@@ -96,10 +96,10 @@ def compare(runners: list[Runner], source: Path, crops: int, rounds: int) -> dic
         )
     seconds = np.empty((rounds, len(runners)))
     for runner in runners:
-        runner.seconds(images[0], 5)  # warm
+        runner.seconds(images[:1], 5)  # warm
     for turn in range(rounds):
         for i in np.roll(np.arange(len(runners)), turn):
-            seconds[turn, i] = runners[i].seconds(images[0], 7)
+            seconds[turn, i] = runners[i].seconds(images[:1], 7)
     ours = {runner.kind: i for i, runner in enumerate(runners) if runner.name == "pycompress"}
     for i, result in enumerate(results):
         result["milliseconds"] = float(np.median(seconds[:, i])) * 1e3

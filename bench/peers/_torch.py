@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from pycompress.bench.conv import Operands as Images
 from pycompress.bench.gemm import Operands
 from pycompress.bench.peer import Call, Ready, threads
 
@@ -44,3 +45,26 @@ def quantized_linear(engine: str, operands: Operands, form: str) -> Call | Ready
     y_scale, y_zero_point = operands.y_qparams
     run = torch.ops.quantized.linear
     return Ready(lambda: run(q, packed, y_scale, y_zero_point), lambda y: y.int_repr().numpy())
+
+
+def convolutions(engine: str, images: Images) -> Ready:
+    """torch.ao.nn.quantized.Conv2d's operators, channels last, on that engine."""
+    torch = start()
+    torch.backends.quantized.engine = engine
+    q = torch.from_numpy(images.nchw("static")).to(memory_format=torch.channels_last)
+    x = torch._make_per_tensor_quantized_tensor(q, *images.layers[0].x_qparams)
+    steps = []
+    for layer in images.layers:
+        scale, zeros = torch.from_numpy(layer.scale.astype("f8")), torch.zeros(len(layer.q), dtype=torch.long)
+        w = torch._make_per_channel_quantized_tensor(torch.from_numpy(layer.q.copy()), scale, zeros, 0)
+        about = ([layer.stride] * 2, [layer.padding] * 2, [1, 1], layer.groups)
+        steps.append((torch.ops.quantized.conv2d_prepack(w, None, *about), *layer.y_qparams))
+    run = torch.ops.quantized.conv2d
+
+    def call() -> Any:
+        y = x
+        for step in steps:
+            y = run(y, *step)
+        return y
+
+    return Ready(call, lambda y: y.int_repr().permute(0, 2, 3, 1).contiguous().numpy())

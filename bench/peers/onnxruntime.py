@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from pycompress.bench.conv import Operands as Images
 from pycompress.bench.gemm import Operands, int4_groups
 from pycompress.bench.peer import Peer, Ready, threads
 
@@ -64,6 +65,32 @@ def gemm(operands: Operands, form: str) -> Ready:
 
 
 serve_dense(PEER, gemm)
+
+
+@PEER.family("conv", {"static": "QLinearConv, channels_last", "f32": "Conv, NCHW"})
+def conv(images: Images, form: str) -> Ready:
+    from onnx import helper
+
+    nodes, constants, x = [], {}, "x"
+    for i, layer in enumerate(images.layers):
+        y = "y" if layer is images.layers[-1] else f"mid{i}"
+        about = {"kernel_shape": layer.w.shape[2:], "strides": [layer.stride] * 2, "pads": [layer.padding] * 4, "group": layer.groups}
+        if form == "f32":
+            constants[f"w{i}"] = layer.w
+            nodes.append(helper.make_node("Conv", [x, f"w{i}"], [y], **about))
+        else:
+            named = {"w": layer.q, "ws": layer.scale, "wz": np.zeros(len(layer.q), np.int8)}
+            for at, (scale, zero_point) in (("x", layer.x_qparams), ("y", layer.y_qparams)):
+                named |= {f"{at}s": np.float32(scale), f"{at}z": np.uint8(zero_point)}
+            constants |= {f"{name}{i}": value for name, value in named.items()}
+            inputs = [x, *(f"{name}{i}" for name in ("xs", "xz", "w", "ws", "wz", "ys", "yz"))]
+            nodes.append(helper.make_node("QLinearConv", inputs, [y], **about, channels_last=1, domain="com.microsoft"))
+        x = y
+    b, h, w, c = images.result_shape
+    if form == "static":
+        return _session(nodes, constants, images.q, np.zeros((b, h, w, c), np.uint8))
+    ready = _session(nodes, constants, images.nchw(form), np.zeros((b, c, h, w), np.float32))
+    return Ready(ready.call, lambda y: ready.result(y).transpose(0, 2, 3, 1))
 
 
 def _session(nodes: list[Any], constants: dict[str, Any], x: NDArray[Any], y: NDArray[Any]) -> Ready:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
+from pycompress.bench.conv import Operands as Images
 from pycompress.bench.gemm import Operands
 from pycompress.bench.peer import Peer, Ready, threads
 
@@ -20,7 +23,6 @@ PEER = Peer(
 
 @PEER.family("gemm", {"dynamic": "FakeQuantize + MatMul, range known", "f32": "MatMul", "f16": "MatMul"})
 def gemm(operands: Operands, form: str) -> Ready:
-    import openvino
     from openvino import opset13 as ops
 
     x = ops.parameter(list(operands.x.shape), np.float32)
@@ -34,6 +36,42 @@ def gemm(operands: Operands, form: str) -> Ready:
         levels = ops.fake_quantize(x, low, high, low, high, 256)
         w = ops.multiply(ops.convert(ops.constant(weight.q), "f32"), ops.constant(weight.scale[:, None]))
         y = ops.matmul(levels, w, False, True)
+    return _request(y, x, operands.x)
+
+
+@PEER.family("conv", {"static": "Convolution on u8, NHWC", "f32": "Convolution, NCHW"})
+def conv(images: Images, form: str) -> Ready:
+    from openvino import opset13 as ops
+
+    static = form == "static"
+    image = images.q if static else images.nchw(form)
+    x = ops.parameter(list(image.shape), image.dtype)
+    y = ops.transpose(x, np.array([0, 3, 1, 2])) if static else x
+    for layer in images.layers:
+        w: Any = ops.constant(layer.w)
+        if static:
+            scale, zero_point = layer.x_qparams
+            y = ops.multiply(ops.subtract(ops.convert(y, "f32"), np.float32(zero_point)), np.float32(scale))
+            w = ops.multiply(ops.convert(ops.constant(layer.q), "f32"), ops.constant(layer.scale[:, None, None, None]))
+        about = ([layer.stride] * 2, [layer.padding] * 2, [layer.padding] * 2, [1, 1])
+        if layer.groups > 1:
+            shape = np.array([layer.groups, len(layer.w) // layer.groups, *layer.w.shape[1:]])
+            y = ops.group_convolution(y, ops.reshape(w, shape, False), *about)
+        else:
+            y = ops.convolution(y, w, *about)
+        if static:
+            scale, zero_point = layer.y_qparams
+            low, high = (np.float32((q - zero_point) * scale) for q in (0, 255))
+            y = ops.convert(ops.fake_quantize(y, low, high, np.float32(0), np.float32(255), 256), "u8")
+    y = ops.transpose(y, np.array([0, 2, 3, 1])) if static else y
+    ready = _request(y, x, image)
+    return ready if static else Ready(ready.call, lambda _: ready.result(None).transpose(0, 2, 3, 1))
+
+
+def _request(y: Any, x: Any, value: Any) -> Ready:
+    """The model from x to y, with x bound to that array."""
+    import openvino
+
     settings = {
         "INFERENCE_NUM_THREADS": threads(),
         "ENABLE_CPU_PINNING": False,  # the worker is pinned already
@@ -41,7 +79,7 @@ def gemm(operands: Operands, form: str) -> Ready:
         "INFERENCE_PRECISION_HINT": "f32",
     }
     request = openvino.Core().compile_model(openvino.Model([y], [x]), "CPU", settings).create_infer_request()
-    request.set_input_tensor(openvino.Tensor(operands.x, shared_memory=True))
+    request.set_input_tensor(openvino.Tensor(value, shared_memory=True))
     return Ready(request.infer, lambda _: request.get_output_tensor().data.copy())
 
 

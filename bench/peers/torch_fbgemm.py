@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from pycompress.bench.conv import Operands as Images
 from pycompress.bench.gemm import Operands
 from pycompress.bench.peer import Call, Peer, Ready
 
 from ._sparse import serve_dense
-from ._torch import CAPS, quantized_linear
+from ._torch import CAPS, convolutions, quantized_linear
 
 PEER = Peer("torch_fbgemm", "torch FBGEMM", ["torch"], caps=CAPS)
 
@@ -17,3 +18,8 @@ def gemm(operands: Operands, form: str) -> Call | Ready:
 
 
 serve_dense(PEER, gemm)
+
+
+@PEER.family("conv", {"static": "quantized.conv2d"})
+def conv(images: Images, form: str) -> Ready:
+    return convolutions("fbgemm", images)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+from pycompress.bench.conv import Operands as Images
 from pycompress.bench.gemm import Operands
 from pycompress.bench.peer import Call, Peer, Ready
 
 from ._sparse import serve_dense
-from ._torch import CAPS, quantized_linear, start
+from ._torch import CAPS, convolutions, quantized_linear, start
 
 PEER = Peer("torch_onednn", "torch oneDNN", ["torch"], caps=CAPS)
 
@@ -33,3 +36,26 @@ def gemm(operands: Operands, form: str) -> Call | Ready:
 
 
 serve_dense(PEER, gemm)
+
+
+@PEER.family("conv", {"static": "quantized.conv2d", "f32": "mkldnn._convolution_pointwise, weight reordered"})
+def conv(images: Images, form: str) -> Ready:
+    if form == "static":
+        return convolutions("onednn", images)
+    torch = start()
+    x = torch.from_numpy(images.nchw(form)).to(memory_format=torch.channels_last)
+    steps, size = [], list(x.shape)
+    for layer in images.layers:
+        about = ([layer.padding] * 2, [layer.stride] * 2, [1, 1], layer.groups)
+        w = torch.ops.mkldnn._reorder_convolution_weight(torch.from_numpy(layer.w), *about, size)
+        steps.append((w, None, *about, "none", [], ""))
+        size = [1, len(layer.w), images.case.result_side, images.case.result_side]
+    run = torch.ops.mkldnn._convolution_pointwise
+
+    def call() -> Any:
+        y = x
+        for step in steps:
+            y = run(y, *step)
+        return y
+
+    return Ready(call, lambda y: y.permute(0, 2, 3, 1).contiguous().numpy())

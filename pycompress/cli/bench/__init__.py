@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import typer
 
-from . import gemm, sparse, versus
+from . import conv, gemm, sparse, versus
 
 app = typer.Typer(no_args_is_help=True)
 app.command()(gemm.gemm)
 app.command()(sparse.sparse)
+app.command()(conv.conv)
 app.command()(versus.report)
 
 

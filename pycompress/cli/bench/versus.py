@@ -29,8 +29,9 @@ def versus(
     as_json: bool,
     as_markdown: bool,
     plot: str | None,
+    alone: bool = False,
 ) -> None:
-    """Measure and show. Without `peers` all bundled ones that serve the family; without `forms` all."""
+    """Measure and show. Without `peers` all bundled ones that serve the family, or nobody (alone); without `forms` all."""
     import pycompress as pc
     from pycompress.bench import peer as adapters
     from pycompress.bench import process, versus
@@ -38,7 +39,7 @@ def versus(
     drawable(plot)
     try:
         chosen = [family.form(name) for name in dict.fromkeys(forms)] or list(family.forms)
-        found = [adapters.load(name) for name in dict.fromkeys(peers or adapters.names())]
+        found = [adapters.load(name) for name in dict.fromkeys(peers or ([] if alone else adapters.names()))]
         process.cores(threads)
         usable = pc.cpu_info()["isas"]
         if isa is not None and isa not in usable:
