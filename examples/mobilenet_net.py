@@ -71,11 +71,27 @@ def _relu6(conv: Conv) -> str | None:
     return "relu6" if conv.relu6 else None
 
 
+class Buffers:
+    """Where results go, kept from call to call: new memory costs a page fault every 4 KiB, which is more than some layers."""
+
+    def __init__(self, dtype: Any) -> None:
+        self.dtype, self.kept = dtype, {}  # type: Any, dict[str, NDArray[Any]]
+
+    def __call__(self, name: str, x: NDArray[Any], channels: int, stride: int = 1) -> NDArray[Any]:
+        """For a result with so many channels of an image x [B, H, W, C], padded by half the kernel."""
+        b, h, w = x.shape[:3]
+        shape = b, -(-h // stride), -(-w // stride), channels
+        kept = self.kept.get(name)
+        if kept is None or kept.shape != shape:
+            kept = self.kept[name] = np.empty(shape, self.dtype)
+        return kept
+
+
 class Float:
     """The network in float32, on pycompress. `seen(name, image)` is told every result, for the calibration."""
 
     def __init__(self, net: Network) -> None:
-        self.net = net
+        self.net, self.out = net, Buffers(np.float32)
         self.depthwise = {d.name: pc.DepthwiseWeight.from_float(d.w, bits=32) for _, d, _, _ in net.blocks}
         every = [net.last, *(c for e, _, p, _ in net.blocks for c in (e, p) if c)]
         self.matrix = {c.name: pc.Float32Weight.from_float(c.w[:, :, 0, 0]) for c in every}
@@ -83,6 +99,7 @@ class Float:
 
     def __call__(self, x: Floats, seen: Any = None) -> Floats:
         """Normalized images [B, 224, 224, 3] -> logits [B, 1000]."""
+        net, out = self.net, self.out
 
         def told(name: str, value: Floats) -> Floats:
             if seen:
@@ -90,11 +107,11 @@ class Float:
             return value
 
         def point(c: Conv, y: Floats) -> Floats:
-            return told(c.name, pc.linear(y, self.matrix[c.name], c.b, activation=_relu6(c)))
+            return told(c.name, pc.linear(y, self.matrix[c.name], c.b, activation=_relu6(c), out=out(c.name, y, len(c.w))))
 
-        net = self.net
         x = told("input", x)
-        x = told(net.stem.name, pc.conv2d(x, net.stem.w, net.stem.b, stride=2, padding=1, activation="relu6"))
+        to = out(net.stem.name, x, 32, 2)
+        x = told(net.stem.name, pc.conv2d(x, net.stem.w, net.stem.b, stride=2, padding=1, activation="relu6", out=to))
         for expand, d, project, residual in net.blocks:
             y = point(expand, x) if expand else x
             if seen:  # what lies between is wanted too
@@ -103,9 +120,9 @@ class Float:
             else:
                 y = pc.separable_conv2d(
                     y, self.depthwise[d.name], self.matrix[project.name], d.b, project.b,
-                    stride=d.stride, padding=1, depthwise_activation="relu6",
+                    stride=d.stride, padding=1, depthwise_activation="relu6", out=out(project.name, y, len(project.w), d.stride),
                 )  # fmt: skip
-            x = told(f"{project.name}.add", pc.add(x, y)) if residual else y
+            x = told(f"{project.name}.add", pc.add(x, y, out=out(f"{project.name}.add", x, x.shape[3]))) if residual else y
         x = told("pool", pc.global_average_pool(point(net.last, x)))
         return pc.linear(x.reshape(len(x), -1), self.classifier, net.classifier[1])
 
@@ -114,7 +131,7 @@ class Int8:
     """The network in static int8: uint8 images from end to end, int8 weights with a scale for each output."""
 
     def __init__(self, net: Network, ranges: Ranges) -> None:
-        self.net, self.q = net, {name: qparams(*span) for name, span in ranges.items()}
+        self.net, self.out, self.q = net, Buffers(np.uint8), {name: qparams(*span) for name, span in ranges.items()}
         self.depthwise = {d.name: pc.DepthwiseWeight.from_float(d.w) for _, d, _, _ in net.blocks}
         every = [net.last, *(c for e, _, p, _ in net.blocks for c in (e, p) if c)]
         self.matrix = {c.name: pc.Int8Weight.from_float(c.w[:, :, 0, 0]) for c in every}
@@ -122,28 +139,32 @@ class Int8:
 
     def __call__(self, image: Floats, timed: Any = None) -> Floats:
         """Normalized images [B, 224, 224, 3] -> logits [B, 1000]. timed(name, call) -> call(), for a profile."""
-        net, q = self.net, self.q
+        net, out, q = self.net, self.out, self.q
         do = timed or (lambda name, call: call())
 
         def point(c: Conv, y: NDArray[np.uint8], before: pc.QParams) -> NDArray[np.uint8]:
-            return do(c.name, lambda: pc.linear(y, self.matrix[c.name], c.b, activation=_relu6(c), x_qparams=before, y_qparams=q[c.name]))
+            about = {"activation": _relu6(c), "x_qparams": before, "y_qparams": q[c.name], "out": out(c.name, y, len(c.w))}
+            return do(c.name, lambda: pc.linear(y, self.matrix[c.name], c.b, **about))
 
         at = q["input"]
         x = do("quantize", lambda: pc.quantize_linear(image, np.float32(at.scale), np.uint8(at.zero_point)))
         x = do(net.stem.name, lambda: pc.conv2d(
-            x, self.stem, net.stem.b, stride=2, padding=1, activation="relu6", x_qparams=at, y_qparams=q[net.stem.name]
+            x, self.stem, net.stem.b, stride=2, padding=1, activation="relu6", x_qparams=at, y_qparams=q[net.stem.name],
+            out=out(net.stem.name, x, 32, 2),
         ))  # fmt: skip
         at = q[net.stem.name]
         for expand, d, project, residual in net.blocks:
             y, y_at = (point(expand, x, at), q[expand.name]) if expand else (x, at)
             y = do(d.name, lambda d=d, p=project, y=y, y_at=y_at: pc.separable_conv2d(
                 y, self.depthwise[d.name], self.matrix[p.name], d.b, p.b, stride=d.stride, padding=1, depthwise_activation="relu6",
-                mid_qparams=q[d.name], x_qparams=y_at, y_qparams=q[p.name],
+                mid_qparams=q[d.name], x_qparams=y_at, y_qparams=q[p.name], out=out(p.name, y, len(p.w), d.stride),
             ))  # fmt: skip
             y_at = q[project.name]
             if residual:
                 to = q[f"{project.name}.add"]
-                x = do(f"{project.name}.add", lambda x=x, y=y, a=at, b=y_at, to=to: pc.add(x, y, a_qparams=a, b_qparams=b, y_qparams=to))
+                x = do(f"{project.name}.add", lambda x=x, y=y, a=at, b=y_at, to=to, name=f"{project.name}.add": pc.add(
+                    x, y, a_qparams=a, b_qparams=b, y_qparams=to, out=out(name, x, x.shape[3])
+                ))  # fmt: skip
                 at = to
             else:
                 x, at = y, y_at

@@ -84,3 +84,10 @@ def _request(y: Any, x: Any, value: Any) -> Ready:
 
 
 serve_dense(PEER, gemm)
+
+
+
+    def call(_: Any = value) -> None:  # shared memory: it has to live as long as the call
+        request.infer()
+
+    return Ready(call, lambda _: request.get_output_tensor().data.copy())
