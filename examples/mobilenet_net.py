@@ -48,7 +48,10 @@ def load(path: Path) -> Network:
     state = {k: v.numpy() for k, v in torch.load(path, map_location="cpu", weights_only=True).items()}
 
     def conv(at: str, norm: str, stride: int, relu6: bool) -> Conv:
-        n = {part: state[f"{norm}.{part}"].astype(np.float64) for part in ("weight", "bias", "running_mean", "running_var")}
+        n = {
+            part: state[f"{norm}.{part}"].astype(np.float64)
+            for part in ("weight", "bias", "running_mean", "running_var")
+        }
         factor = n["weight"] / np.sqrt(n["running_var"] + 1e-5)
         w = state[f"{at}.weight"] * factor[:, None, None, None]
         bias = n["bias"] - n["running_mean"] * factor
@@ -60,7 +63,10 @@ def load(path: Path) -> Network:
             at, stride = f"features.{index}.conv", first if repeat == 0 else 1
             expand = conv(f"{at}.0.0", f"{at}.0.1", 1, True) if expansion > 1 else None
             k = 1 if expand else 0
-            depthwise, project = conv(f"{at}.{k}.0", f"{at}.{k}.1", stride, True), conv(f"{at}.{k + 1}", f"{at}.{k + 2}", 1, False)
+            depthwise, project = (
+                conv(f"{at}.{k}.0", f"{at}.{k}.1", stride, True),
+                conv(f"{at}.{k + 1}", f"{at}.{k + 2}", 1, False),
+            )
             blocks.append((expand, depthwise, project, stride == 1 and channels == outputs))
             index, channels = index + 1, outputs
     stem, last = conv("features.0.0", "features.0.1", 2, True), conv("features.18.0", "features.18.1", 1, True)
@@ -107,7 +113,9 @@ class Float:
             return value
 
         def point(c: Conv, y: Floats) -> Floats:
-            return told(c.name, pc.linear(y, self.matrix[c.name], c.b, activation=_relu6(c), out=out(c.name, y, len(c.w))))
+            return told(
+                c.name, pc.linear(y, self.matrix[c.name], c.b, activation=_relu6(c), out=out(c.name, y, len(c.w)))
+            )
 
         x = told("input", x)
         to = out(net.stem.name, x, 32, 2)
@@ -115,14 +123,21 @@ class Float:
         for expand, d, project, residual in net.blocks:
             y = point(expand, x) if expand else x
             if seen:  # what lies between is wanted too
-                y = told(d.name, pc.depthwise_conv2d(y, self.depthwise[d.name], d.b, stride=d.stride, padding=1, activation="relu6"))
+                y = told(
+                    d.name,
+                    pc.depthwise_conv2d(y, self.depthwise[d.name], d.b, stride=d.stride, padding=1, activation="relu6"),
+                )
                 y = point(project, y)
             else:
                 y = pc.separable_conv2d(
                     y, self.depthwise[d.name], self.matrix[project.name], d.b, project.b,
                     stride=d.stride, padding=1, depthwise_activation="relu6", out=out(project.name, y, len(project.w), d.stride),
                 )  # fmt: skip
-            x = told(f"{project.name}.add", pc.add(x, y, out=out(f"{project.name}.add", x, x.shape[3]))) if residual else y
+            x = (
+                told(f"{project.name}.add", pc.add(x, y, out=out(f"{project.name}.add", x, x.shape[3])))
+                if residual
+                else y
+            )
         x = told("pool", pc.global_average_pool(point(net.last, x)))
         return pc.linear(x.reshape(len(x), -1), self.classifier, net.classifier[1])
 
@@ -143,7 +158,12 @@ class Int8:
         do = timed or (lambda name, call: call())
 
         def point(c: Conv, y: NDArray[np.uint8], before: pc.QParams) -> NDArray[np.uint8]:
-            about = {"activation": _relu6(c), "x_qparams": before, "y_qparams": q[c.name], "out": out(c.name, y, len(c.w))}
+            about = {
+                "activation": _relu6(c),
+                "x_qparams": before,
+                "y_qparams": q[c.name],
+                "out": out(c.name, y, len(c.w)),
+            }
             return do(c.name, lambda: pc.linear(y, self.matrix[c.name], c.b, **about))
 
         at = q["input"]

@@ -15,7 +15,14 @@ from mobilenet_net import Conv, Float, Floats, Int8, Network, Ranges, load
 Run = Callable[[Floats], Floats]  # NHWC images -> logits
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "PYCOMPRESS_NUM_THREADS")
 # What holds each library to an instruction set; onnxruntime asks the CPU and obeys nothing.
-CAPS = {"avx2": {"PYCOMPRESS_ISA": "avx2", "ONEDNN_MAX_CPU_ISA": "AVX2", "ATEN_CPU_CAPABILITY": "avx2", "MKL_ENABLE_INSTRUCTIONS": "AVX2"}}
+CAPS = {
+    "avx2": {
+        "PYCOMPRESS_ISA": "avx2",
+        "ONEDNN_MAX_CPU_ISA": "AVX2",
+        "ATEN_CPU_CAPABILITY": "avx2",
+        "MKL_ENABLE_INSTRUCTIONS": "AVX2",
+    }
+}
 FREE = ("onnxruntime",)
 
 
@@ -29,7 +36,12 @@ def export(net: Network, path: Path) -> None:
     def conv(c: Conv, x: str) -> str:
         constants[f"{c.name}.w"], constants[f"{c.name}.b"] = c.w, c.b
         k, y = c.w.shape[2], c.name if not c.relu6 else f"{c.name}.sum"
-        about = {"kernel_shape": [k, k], "strides": [c.stride] * 2, "pads": [k // 2] * 4, "group": len(c.w) if c.depthwise else 1}
+        about = {
+            "kernel_shape": [k, k],
+            "strides": [c.stride] * 2,
+            "pads": [k // 2] * 4,
+            "group": len(c.w) if c.depthwise else 1,
+        }
         nodes.append(helper.make_node("Conv", [x, f"{c.name}.w", f"{c.name}.b"], [y], name=c.name, **about))
         if c.relu6:
             nodes.append(helper.make_node("Clip", [y, "zero", "six"], [c.name], name=f"{c.name}.clip"))
@@ -45,8 +57,13 @@ def export(net: Network, path: Path) -> None:
     constants["classifier.w"], constants["classifier.b"] = net.classifier
     nodes.append(helper.make_node("GlobalAveragePool", [conv(net.last, x)], ["pool"], name="pool"))
     nodes.append(helper.make_node("Flatten", ["pool"], ["rows"], name="flatten"))
-    nodes.append(helper.make_node("Gemm", ["rows", "classifier.w", "classifier.b"], ["logits"], name="classifier", transB=1))
-    values = [helper.make_tensor_value_info(n, TensorProto.FLOAT, s) for n, s in (("x", [1, 3, 224, 224]), ("logits", [1, 1000]))]
+    nodes.append(
+        helper.make_node("Gemm", ["rows", "classifier.w", "classifier.b"], ["logits"], name="classifier", transB=1)
+    )
+    values = [
+        helper.make_tensor_value_info(n, TensorProto.FLOAT, s)
+        for n, s in (("x", [1, 3, 224, 224]), ("logits", [1, 1000]))
+    ]
     weights = [numpy_helper.from_array(np.ascontiguousarray(a), name) for name, a in constants.items()]
     graph = helper.make_graph(nodes, "mobilenet_v2", values[:1], values[1:], weights)
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8)
@@ -58,7 +75,13 @@ def quantize(source: Path, target: Path, photographs: Floats) -> None:
     """By onnxruntime's static quantizer: QDQ, uint8 activations by their smallest and largest values, int8 weights per channel."""
     import logging
 
-    from onnxruntime.quantization import CalibrationDataReader, CalibrationMethod, QuantFormat, QuantType, quantize_static
+    from onnxruntime.quantization import (
+        CalibrationDataReader,
+        CalibrationMethod,
+        QuantFormat,
+        QuantType,
+        quantize_static,
+    )
 
     class Reader(CalibrationDataReader):  # type: ignore[misc]
         def __init__(self) -> None:
@@ -99,7 +122,11 @@ def _torch(kind: str, place: Path, ranges: Ranges) -> Any:
             k, groups = c.w.shape[2], len(c.w) if c.depthwise else 1
             inputs = len(c.w) if c.depthwise else c.w.shape[1]
             self.conv = torch.nn.Conv2d(inputs, len(c.w), k, c.stride, k // 2, groups=groups)
-            self.conv.weight.data, self.conv.bias.data, self.relu6 = torch.from_numpy(c.w), torch.from_numpy(c.b), c.relu6
+            self.conv.weight.data, self.conv.bias.data, self.relu6 = (
+                torch.from_numpy(c.w),
+                torch.from_numpy(c.b),
+                c.relu6,
+            )
 
         def forward(self, x: Any) -> Any:
             return functional.relu6(self.conv(x)) if self.relu6 else self.conv(x)
@@ -108,7 +135,9 @@ def _torch(kind: str, place: Path, ranges: Ranges) -> Any:
         def __init__(self) -> None:
             super().__init__()
             self.stem, self.last = Layer(net.stem), Layer(net.last)
-            self.blocks = torch.nn.ModuleList(torch.nn.Sequential(*(Layer(c) for c in block[:3] if c)) for block in net.blocks)
+            self.blocks = torch.nn.ModuleList(
+                torch.nn.Sequential(*(Layer(c) for c in block[:3] if c)) for block in net.blocks
+            )
             self.w, self.b = (torch.nn.Parameter(torch.from_numpy(a)) for a in net.classifier)
 
         def forward(self, x: Any) -> Any:
@@ -135,7 +164,12 @@ def _onnxruntime(kind: str, place: Path, ranges: Ranges) -> Any:
 def _openvino(kind: str, place: Path, ranges: Ranges) -> Any:
     import openvino
 
-    settings = {"INFERENCE_NUM_THREADS": 1, "ENABLE_CPU_PINNING": False, "PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "f32"}
+    settings = {
+        "INFERENCE_NUM_THREADS": 1,
+        "ENABLE_CPU_PINNING": False,
+        "PERFORMANCE_HINT": "LATENCY",
+        "INFERENCE_PRECISION_HINT": "f32",
+    }
     request = openvino.Core().compile_model(str(place / f"{kind}.onnx"), "CPU", settings).create_infer_request()
 
     def run(x: Floats) -> Any:

@@ -143,7 +143,9 @@ def show_layers(rows: list[tuple[str, float]]) -> None:
 
 def show(report: dict[str, Any]) -> None:
     """The table, on stdout."""
-    table = Table("library", "weights", "top-1", "top-5", "agrees with float32", "ms per image", "theirs / ours", box=SIMPLE_HEAD)
+    table = Table(
+        "library", "weights", "top-1", "top-5", "agrees with float32", "ms per image", "theirs / ours", box=SIMPLE_HEAD
+    )
     for r in report["results"]:
         mark = "" if r["held"] else " †"
         table.add_row(
@@ -151,7 +153,9 @@ def show(report: dict[str, Any]) -> None:
         )  # fmt: skip
     console = Console()
     console.print(table)
-    console.print(f"{report['cpu']['name']}, one core, {report['isa'] or report['cpu']['isa']}, {report['rounds']} rounds; agreement on {report['crops']} crops.")
+    console.print(
+        f"{report['cpu']['name']}, one core, {report['isa'] or report['cpu']['isa']}, {report['rounds']} rounds; agreement on {report['crops']} crops."
+    )
     if any(not r["held"] for r in report["results"]):
         console.print("† asks the CPU and cannot be held to the instruction set.")
     for name, reason in report["failed"].items():

@@ -74,7 +74,12 @@ def conv(images: Images, form: str) -> Ready:
     nodes, constants, x = [], {}, "x"
     for i, layer in enumerate(images.layers):
         y = "y" if layer is images.layers[-1] else f"mid{i}"
-        about = {"kernel_shape": layer.w.shape[2:], "strides": [layer.stride] * 2, "pads": [layer.padding] * 4, "group": layer.groups}
+        about = {
+            "kernel_shape": layer.w.shape[2:],
+            "strides": [layer.stride] * 2,
+            "pads": [layer.padding] * 4,
+            "group": layer.groups,
+        }
         if form == "f32":
             constants[f"w{i}"] = layer.w
             nodes.append(helper.make_node("Conv", [x, f"w{i}"], [y], **about))

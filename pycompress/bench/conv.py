@@ -46,9 +46,13 @@ class Case:
     @classmethod
     def parse(cls, text: str) -> Case:
         """From "depthwise:56x128:k3:s1", "separable:56x128>128:k3:s1" or "conv:56x64>64:k3:s1". Raises ValueError."""
-        found = re.fullmatch(r"(depthwise|separable|conv):([1-9]\d{0,3})x([1-9]\d{0,4})(?:>([1-9]\d{0,4}))?:k([1-9]\d?):s([1-9])", text)
+        found = re.fullmatch(
+            r"(depthwise|separable|conv):([1-9]\d{0,3})x([1-9]\d{0,4})(?:>([1-9]\d{0,4}))?:k([1-9]\d?):s([1-9])", text
+        )
         if not found or (found[4] is None) != (found[1] == "depthwise"):
-            raise ValueError(f"{text!r} is no convolution, wanted depthwise:SIDExC:kK:sS, or separable or conv:SIDExC>O:kK:sS")
+            raise ValueError(
+                f"{text!r} is no convolution, wanted depthwise:SIDExC:kK:sS, or separable or conv:SIDExC>O:kK:sS"
+            )
         side, channels, outputs, kernel, stride = (int(part or found[3]) for part in found.groups()[1:])
         case = cls(found[1], side, channels, outputs, kernel, stride)
         if side + 2 * case.padding < kernel:
@@ -70,7 +74,11 @@ class Case:
     @property
     def weights(self) -> int:
         first = self.kernel**2 * self.channels
-        return first * self.outputs if self.kind == "conv" else first + (self.kind == "separable") * self.channels * self.outputs
+        return (
+            first * self.outputs
+            if self.kind == "conv"
+            else first + (self.kind == "separable") * self.channels * self.outputs
+        )
 
     @property
     def macs(self) -> int:
@@ -103,7 +111,9 @@ class Operands:
     @classmethod
     def of(cls, case: Case) -> Operands:
         """Normal random values, the same for a case every time."""
-        rng = np.random.default_rng([ord(case.kind[0]), case.side, case.channels, case.outputs, case.kernel, case.stride])
+        rng = np.random.default_rng(
+            [ord(case.kind[0]), case.side, case.channels, case.outputs, case.kernel, case.stride]
+        )
         x = rng.standard_normal((1, case.side, case.side, case.channels), np.float32)
         q, scale, zero_point = pc.dynamic_quantize_linear(x)
         shapes = {
@@ -113,7 +123,7 @@ class Operands:
         }[case.kind]
         layers, qparams = [], pc.QParams(float(scale), int(zero_point))
         for i, shape in enumerate(shapes):
-            # Divided by the square root of the terms, a result has the deviation 1: uint8 spans four of them to either side.
+            # Divided by the root of the terms, a result has the deviation 1: uint8 spans four to either side.
             w = rng.standard_normal(shape, np.float32) / np.float32((shape[1] * shape[2] * shape[3]) ** 0.5)
             weight, y_qparams = pc.Int8Weight.from_float(w), pc.QParams(8 / 255, 128)
             groups = case.channels if shape[1] == 1 and case.kind != "conv" else 1
@@ -148,7 +158,9 @@ def _pycompress(operands: Operands, form: str) -> Callable[[], object]:
         return lambda: pc.depthwise_conv2d(x, depthwise, **about)
     if static:
         about["mid_qparams"] = first.y_qparams
-    pointwise: Any = pc.Int8Weight(last.q[:, :, 0, 0], last.scale) if static else pc.Float32Weight.from_float(last.w[:, :, 0, 0])
+    pointwise: Any = (
+        pc.Int8Weight(last.q[:, :, 0, 0], last.scale) if static else pc.Float32Weight.from_float(last.w[:, :, 0, 0])
+    )
     return lambda: pc.separable_conv2d(x, depthwise, pointwise, **about)
 
 
@@ -156,7 +168,9 @@ def _reference(operands: Operands, form: str) -> NDArray[np.float64]:
     """In float64: of the integers exactly, rounded after each layer, or of the float32 values."""
     static, first = form == "static", operands.layers[0]
     x: NDArray[np.float64] = (
-        (operands.q - np.float64(first.x_qparams.zero_point)) * first.x_qparams.scale if static else operands.x.astype(np.float64)
+        (operands.q - np.float64(first.x_qparams.zero_point)) * first.x_qparams.scale
+        if static
+        else operands.x.astype(np.float64)
     )
     for layer in operands.layers:
         w = layer.q * layer.scale.astype(np.float64)[:, None, None, None] if static else layer.w.astype(np.float64)
@@ -193,4 +207,6 @@ def _traffic(case: Case, form: Form) -> float:
     return case.side**2 * case.channels * x + case.weights * w + case.result_side**2 * case.outputs * y
 
 
-FAMILY = Family("conv", FORMS, Case.parse, Operands.of, _pycompress, _reference, _values, lambda case: float(case.macs), _traffic)
+FAMILY = Family(
+    "conv", FORMS, Case.parse, Operands.of, _pycompress, _reference, _values, lambda case: float(case.macs), _traffic
+)

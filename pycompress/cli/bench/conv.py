@@ -15,7 +15,9 @@ QUICK = ("depthwise:14x512:k3:s1", "separable:14x512>512:k3:s1", "conv:14x256>25
 def conv(
     case: Annotated[
         list[str] | None,
-        typer.Option(metavar="CASE", help="depthwise:SIDExC:kK:sS, or separable or conv:SIDExC>O:kK:sS; can be repeated."),
+        typer.Option(
+            metavar="CASE", help="depthwise:SIDExC:kK:sS, or separable or conv:SIDExC>O:kK:sS; can be repeated."
+        ),
     ] = None,
     threads: Annotated[int, typer.Option(min=1, max=4096, help="Threads of a call.")] = 1,
     isa: Annotated[str | None, typer.Option(metavar="NAME", help="Force this instruction set.")] = None,
@@ -23,7 +25,9 @@ def conv(
     rounds: Annotated[int, typer.Option(min=1, help="Rounds, in which all take turns.")] = 15,
     quick: Annotated[bool, typer.Option("--quick", help="A few cases (unless some are named), 3 rounds.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the results as JSON.")] = False,
-    peers: Annotated[bool, typer.Option("--peers", help="Beside all other libraries, each in its own process.")] = False,
+    peers: Annotated[
+        bool, typer.Option("--peers", help="Beside all other libraries, each in its own process.")
+    ] = False,
     peer: Annotated[
         list[str] | None,
         typer.Option(metavar="NAME|FILE.py", help="Beside this library, or your adapter; can be repeated."),
