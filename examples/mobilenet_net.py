@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pycompress as pc
 from numpy.typing import NDArray
+
+import pycompress as pc
 
 Floats = NDArray[np.float32]
 Ranges = dict[str, tuple[float, float]]
@@ -202,13 +203,12 @@ def qparams(low: float, high: float) -> pc.QParams:
 
 
 def calibrate(network: Float, photographs: Floats) -> Ranges:
-    """The smallest and largest value of every result over the photographs."""
-    ranges: Ranges = {}
+    """The smallest and largest value of every result: the means over the photographs, so that one of them counts little."""
+    extremes: dict[str, list[tuple[float, float]]] = {}
 
     def seen(name: str, value: Floats) -> None:
-        low, high = ranges.get(name, (np.inf, -np.inf))
-        ranges[name] = min(low, float(value.min())), max(high, float(value.max()))
+        extremes.setdefault(name, []).append((float(value.min()), float(value.max())))
 
     for photograph in photographs:
         network(photograph[None], seen)
-    return ranges
+    return {name: tuple(np.mean(pairs, axis=0).tolist()) for name, pairs in extremes.items()}

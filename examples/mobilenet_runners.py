@@ -72,7 +72,7 @@ def export(net: Network, path: Path) -> None:
 
 
 def quantize(source: Path, target: Path, photographs: Floats) -> None:
-    """By onnxruntime's static quantizer: QDQ, uint8 activations by their smallest and largest values, int8 weights per channel."""
+    """By onnxruntime's static quantizer: QDQ, uint8 activations by their extremes, int8 weights per channel."""
     import logging
 
     from onnxruntime.quantization import (

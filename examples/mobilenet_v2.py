@@ -17,13 +17,14 @@ from typing import Annotated, Any
 
 import mobilenet_data
 import numpy as np
-import pycompress as pc
 import typer
 from mobilenet_net import Float, Floats, Int8, calibrate, load
 from mobilenet_runners import MAKERS, Runner, export, quantize
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
+
+import pycompress as pc
 
 CALIBRATION, AGREEMENT = 7, 11  # seeds: crops that ranges are taken from are not those that are compared
 
