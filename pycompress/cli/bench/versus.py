@@ -31,7 +31,7 @@ def versus(
     plot: str | None,
     alone: bool = False,
 ) -> None:
-    """Measure and show. Without `peers` all bundled ones that serve the family, or (alone) none; without `forms` all."""
+    """Measure and show. Without `peers` all that serve the family, or (alone) none; without `forms` all."""
     import pycompress as pc
     from pycompress.bench import peer as adapters
     from pycompress.bench import process, versus
