@@ -10,7 +10,7 @@ namespace PC_NS {
 namespace {
 
 constexpr int kColumns = 4;
-constexpr bool in_registers(int k) { return k * k + kColumns + 2 <= (VL == 16 ? 32 : 16); }
+[[maybe_unused]] constexpr bool in_registers(int k) { return k * k + kColumns + 2 <= (VL == 16 ? 32 : 16); }
 
 struct LastStep {
   vf bias, low, high;
@@ -137,7 +137,7 @@ void taps(const DepthwiseF32Tile& given) {
 
 template <int K, int S, int R> constexpr DepthwiseF32Shape shape() { return {K, S, R, kColumns, strip<K, S, R>, edge<K, S, R>, edge<K, S, 1>}; }
 
-constexpr int kRows = VL == 16 ? 2 : 1;
+[[maybe_unused]] constexpr int kRows = VL == 16 ? 2 : 1;
 
 }  // namespace
 

@@ -52,7 +52,7 @@ void pack_row_8(const void* x, bool is_signed, int64_t k, int32_t zero_point, vo
   for (int64_t i = k; i < k_padded; ++i) y[i] = 0;
 }
 
-void widen(const int8_t* panel, int64_t count, int16_t* out) {
+[[maybe_unused]] void widen(const int8_t* panel, int64_t count, int16_t* out) {
   for (int64_t i = 0; i < count; ++i) out[i] = panel[i];
 }
 
