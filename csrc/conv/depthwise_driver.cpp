@@ -477,7 +477,14 @@ class Part {
     S8Tile t{};
     t.x_scale = &d.x_scale;
     t.scale = (multiplied ? floats(layout_.mult) : c_.w.scale) + first;
+    // Whole vectors of it are read: of the last block it is filled up.
+    alignas(kAlignment) float bias[kMaxBlock];
     t.bias = d.bias && !to_q8_ ? d.bias + first : nullptr;
+    if (t.bias && tile.channels < c_.cut.block) {
+      std::memset(bias, 0, sizeof bias);
+      std::memcpy(bias, t.bias, static_cast<size_t>(tile.channels) * sizeof(float));
+      t.bias = bias;
+    }
     t.bias_q = d.bias && to_q8_ ? ints(layout_.bias_q) + first : nullptr;
     t.low = multiplied ? static_cast<float>(c_.q.low - d.y_zero_point) : c_.low;
     t.high = multiplied ? static_cast<float>(c_.q.high - d.y_zero_point) : c_.high;
