@@ -20,6 +20,14 @@ inline size_t size_of(pc_type type) { return type == PC_F32 || type == PC_S32 ? 
 
 inline bool positive(float x) { return x > 0 && std::isfinite(x); }
 
+// rint(value / scale) + zero_point within the bounds.
+inline int32_t quantized_bound(float value, float scale, int32_t zero_point, Bounds bounds) {
+  const float q = value / scale;
+  if (q >= 512.0f) return bounds.high;
+  if (q <= -512.0f) return bounds.low;
+  return std::clamp(static_cast<int32_t>(std::llrintf(q)) + zero_point, bounds.low, bounds.high);
+}
+
 template <class Desc> pc_status check_x_type(const Desc& d) {
   PC_CHECK(d.x_type == PC_F32 || d.x_type == PC_U8 || d.x_type == PC_S8, PC_ERROR_TYPE, "x_type is %d, wanted PC_F32, PC_U8 or PC_S8", d.x_type);
   const Bounds x = bounds_of(d.x_type == PC_S8 ? PC_S8 : PC_U8);

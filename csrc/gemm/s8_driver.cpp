@@ -76,14 +76,6 @@ struct Call {
   bool direct;            // the kernel reads x where it is
 };
 
-// rint(value / scale) + zero_point within the bounds.
-int32_t quantized_bound(float value, float scale, int32_t zero_point, Bounds bounds) {
-  const float q = value / scale;
-  if (q >= 512.0f) return bounds.high;
-  if (q <= -512.0f) return bounds.low;
-  return std::clamp(static_cast<int32_t>(std::llrintf(q)) + zero_point, bounds.low, bounds.high);
-}
-
 pc_status check_types(const pc_gemm_s8_desc& d) {
   PC_TRY(check_x_type(d));
   PC_CHECK(d.y_type >= PC_F32 && d.y_type <= PC_S32, PC_ERROR_TYPE, "y_type is %d, wanted PC_F32, PC_U8, PC_S8 or PC_S32", d.y_type);

@@ -10,6 +10,7 @@
 
 #include "core/partition.h"
 #include "gemm/last_step.h"
+#include "gemm/quantized.h"
 #include "quant/quant.h"
 #include "sparse/packed.h"
 
@@ -19,16 +20,6 @@ namespace {
 constexpr int64_t kRowsAtOnce = 16;              // of x, on their way into a panel
 constexpr int64_t kRowsPerPart = 32;             // at least, before the outputs are cut too
 constexpr int64_t kQuadBytes = 4 * kSparseRows;  // of a position
-
-struct Bounds {
-  int32_t low, high;
-};
-
-Bounds bounds_of(pc_type type) { return type == PC_U8 ? Bounds{0, 255} : Bounds{-128, 127}; }
-
-size_t size_of(pc_type type) { return type == PC_F32 || type == PC_S32 ? 4 : 1; }
-
-bool positive(float x) { return x > 0 && std::isfinite(x); }
 
 struct Call {
   pc_spmm_desc d;
@@ -73,14 +64,6 @@ Workspace workspace_of(const Call& call) {
   const size_t rows = !call.int8() ? 0 : call.d.x_transposed && !is_one(call) ? kQuadBytes * 2 : static_cast<size_t>(kRowsAtOnce * w.row_bytes);
   w.bytes = w.rows + round_up(rows, kAlignment);
   return w;
-}
-
-// rint(value / scale) + zero_point within the bounds.
-int32_t quantized_bound(float value, float scale, int32_t zero_point, Bounds bounds) {
-  const float q = value / scale;
-  if (q >= 512.0f) return bounds.high;
-  if (q <= -512.0f) return bounds.low;
-  return std::clamp(static_cast<int32_t>(std::llrintf(q)) + zero_point, bounds.low, bounds.high);
 }
 
 pc_status check_types(const pc_spmm_desc& d, bool int8) {
