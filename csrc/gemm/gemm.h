@@ -74,6 +74,9 @@ struct GemmS8Kernel {
 // int4: a chunk is 32 values of k, a group of k one or more chunks with one scale for each output.
 constexpr int64_t kS4Chunk = 32;
 
+// Bytes of a group's sum in a packed panel: int16 while 32 values of at least -8 in each chunk fit it, else int32.
+constexpr static int64_t s4_sum_bytes(int64_t group_chunks) { return group_chunks * kS4Chunk * 8 <= INT16_MAX ? 2 : 4; }
+
 // Rows of x are uint8, padded to whole chunks with zeros.
 struct S4Tile {
   const uint8_t* x;

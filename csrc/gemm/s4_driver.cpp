@@ -14,7 +14,7 @@
 namespace pc {
 namespace {
 
-constexpr size_t kRowsBytes = 256 * 1024;  // of packed rows in a block: they share L2 with an expanded panel
+constexpr size_t kRowsBytes = 192 * 1024;  // of packed rows in a block: they share L2 with an expanded panel
 constexpr int64_t kMaxTilesInBlock = 24;
 
 // A part's own workspace.
@@ -30,7 +30,9 @@ Workspace workspace_of(int64_t m, const S4Packed& weight) {
   // An odd number of cache lines, so that the rows of a tile lie in different sets of L1.
   w.row_bytes = (divide_up(static_cast<size_t>(weight.chunks * kS4Chunk), kAlignment) | 1) * kAlignment;
   const int64_t tiles = std::clamp<int64_t>(static_cast<int64_t>(kRowsBytes / w.row_bytes) / kernel.mr, 1, kMaxTilesInBlock);
-  w.rows = std::max<int64_t>(1, std::min(m, tiles * kernel.mr));
+  // Blocks of about equal height: a panel is expanded for each.
+  const int64_t blocks = std::max<int64_t>(1, divide_up(m, tiles * kernel.mr));
+  w.rows = std::max<int64_t>(1, std::min(m, round_up(divide_up(m, blocks), static_cast<int64_t>(kernel.mr))));
   size_t end = 0;
   const auto section = [&end](size_t bytes) {
     const size_t begin = end;

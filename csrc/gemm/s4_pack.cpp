@@ -2,6 +2,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <numeric>
 
 #include "gemm/s4_packed.h"
 
@@ -9,7 +10,7 @@ namespace pc {
 namespace {
 
 constexpr char kMagic[8] = {'P', 'C', 'g', 'e', 'm', 'm', 's', '4'};
-constexpr uint32_t kVersion = 1;
+constexpr uint32_t kVersion = 2;
 
 struct Layout {
   int64_t chunks, groups, panel_bytes;
@@ -23,7 +24,7 @@ pc_status layout_of(int64_t n, int64_t k, int64_t group_chunks, int64_t nr, Layo
   PC_CHECK(n <= INT64_MAX / (int64_t{1} << 24), PC_ERROR_OVERFLOW, "n is %lld, wanted at most 2^39", ll(n));
   layout->chunks = divide_up(k, kS4Chunk);
   layout->groups = divide_up(layout->chunks, group_chunks);
-  layout->panel_bytes = nr * (layout->groups * 4 + layout->chunks * kS4Chunk / 2);
+  layout->panel_bytes = nr * (layout->groups * (4 + s4_sum_bytes(group_chunks)) + layout->chunks * kS4Chunk / 2);
   layout->bytes = sizeof(S4Header) + static_cast<size_t>(divide_up(n, nr) * layout->panel_bytes);
   return PC_OK;
 }
@@ -51,14 +52,15 @@ bool find_reader(const S4Header& h, S4Packed* p) {
   return false;
 }
 
-// Values [8 * eight, 8 * eight + 8) of one row, as 4 bytes: the first four in the low halves, the others in the high ones, all plus 8.
-void place(const uint8_t* row, int64_t k, int64_t eight, uint8_t* out) {
+// Values [8 * eight, 8 * eight + 8) of one row, as 4 bytes: the first four in the low halves, the others in the high ones, all plus 8. Their sum.
+int32_t place(const uint8_t* row, int64_t k, int64_t eight, uint8_t* out) {
   uint8_t u[8];
   for (int64_t i = 0; i < 8; ++i) {
     const int64_t j = eight * 8 + i;
     u[i] = j < k ? static_cast<uint8_t>((row[j / 2] >> (j % 2 * 4) & 15) ^ 8) : 8;  // two's complement plus 8
   }
   for (int i = 0; i < 4; ++i) out[i] = static_cast<uint8_t>(u[i] | u[i + 4] << 4);
+  return std::accumulate(u, u + 8, -8 * 8);
 }
 
 }  // namespace
@@ -140,6 +142,7 @@ pc_status pc_gemm_s4_pack(const uint8_t* w, int64_t n, int64_t k, int64_t ldn, i
   header.bytes = layout.bytes;
   std::memcpy(base, &header, sizeof header);
   std::memset(base + layout.bytes, 0, bytes - layout.bytes);
+  const int64_t sum_bytes = s4_sum_bytes(group_chunks);
   // Row by row of w within a panel: it is read once in order, and the panel is small enough to be written with gaps.
   for (int64_t n0 = 0; n0 < n; n0 += nr) {
     char* panel = base + sizeof header + n0 / nr * layout.panel_bytes;
@@ -147,13 +150,15 @@ pc_status pc_gemm_s4_pack(const uint8_t* w, int64_t n, int64_t k, int64_t ldn, i
       const bool exists = n0 + i < n;
       const uint8_t* row = w + (n0 + i) * ldn;
       char* out = panel;
-      for (int64_t c = 0; c < layout.chunks; ++c) {
-        if (c % group_chunks == 0) {
-          const float value = exists ? scale[(n0 + i) * layout.groups + c / group_chunks] : 0.0f;
-          std::memcpy(out + i * 4, &value, 4);
-          out += nr * 4;
-        }
-        for (int j = 0; j < 4; ++j, out += nr * 4) place(row, exists ? k : 0, c * 4 + j, reinterpret_cast<uint8_t*>(out) + i * 4);
+      for (int64_t g = 0; g < layout.groups; ++g) {
+        const float value = exists ? scale[(n0 + i) * layout.groups + g] : 0.0f;
+        std::memcpy(out + i * 4, &value, 4);
+        char* sum_at = out + nr * 4 + i * sum_bytes;
+        out += nr * (4 + sum_bytes);
+        int32_t sum = 0;
+        for (int64_t c = g * group_chunks; c < std::min(layout.chunks, (g + 1) * group_chunks); ++c)
+          for (int j = 0; j < 4; ++j, out += nr * 4) sum += place(row, exists ? k : 0, c * 4 + j, reinterpret_cast<uint8_t*>(out) + i * 4);
+        std::memcpy(sum_at, &sum, static_cast<size_t>(sum_bytes));  // the low bytes of int32 are int16, where it fits
       }
     }
   }

@@ -1,5 +1,6 @@
-// The packed form of an int4 weight: a header, then the panels of nr outputs. A panel is, for each group of k, float scale[nr] and its chunks of
-// 32 k, [4][nr][4] bytes each; s4.h has the order within. Bytes beyond n and k stand for zeros, with scale 0 beyond n.
+// The packed form of an int4 weight: a header, then the panels of nr outputs. A panel is, for each group of k, float scale[nr], the sums of
+// its values as int16 or int32 sum[nr], and its chunks of 32 k, [4][nr][4] bytes each; s4.h has the order within. Bytes beyond n and k stand for
+// zeros, with scale 0 beyond n.
 #pragma once
 
 #include "core/dispatch.h"

@@ -13,9 +13,17 @@ PC_INLINE int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
 void expand(const char* panel, int64_t chunks, int64_t group_chunks, char* out) {
   for (int64_t left = chunks; left > 0; left -= group_chunks) {
     memcpy(out, panel, NR * 4);
-    int32_t* sums = (int32_t*)(out + NR * 4);
-    memset(sums, 0, NR * 4);
     panel += NR * 4;
+    for (int i = 0; i < NR; ++i, panel += s4_sum_bytes(group_chunks)) {
+      int16_t short_sum;
+      int32_t sum;
+      memcpy(&short_sum, panel, 2);
+      if (s4_sum_bytes(group_chunks) == 2)
+        sum = short_sum;
+      else
+        memcpy(&sum, panel, 4);
+      memcpy(out + NR * 4 + i * 4, &sum, 4);
+    }
     out += NR * 8;
     for (int64_t c = least(left, group_chunks); c > 0; --c)
       for (int j = 0; j < CHUNK / 8; ++j, panel += NR * 4, out += NR * 8)
@@ -23,7 +31,6 @@ void expand(const char* panel, int64_t chunks, int64_t group_chunks, char* out) 
           const int both = (uint8_t)panel[i], low = (both & 15) - 8, high = (both >> 4) - 8;
           out[i] = (char)low;
           out[NR * 4 + i] = (char)high;
-          sums[i / 4] += low + high;
         }
   }
 }

@@ -18,24 +18,26 @@ namespace {
 
 constexpr int MR = VL == 16 ? 12 : 6;
 
-PC_INLINE int32_t few_zero_point(int32_t zero_point) { return zero_point; }
-
-template <int R> PC_INLINE void multiply(const uint8_t* x, ptrdiff_t ldx, const char* w, vi (&acc)[R][NV], vi (&sum)[NV]) {
-  vi bytes[NV], second[R][NV];  // two chains for each result; bytes: 8 values of at most 15
-  PC_UNROLL for (int j = 0; j < 4; ++j)
-    PC_UNROLL for (int v = 0; v < NV; ++v) {
-      const vi both = load(w + (j * NV + v) * VL * 4);
-      const vi low = vi_low_nibbles(both), high = vi_high_nibbles(both);
-      bytes[v] = j == 0 ? vi_add_8(low, high) : vi_add_8(bytes[v], vi_add_8(low, high));
-      PC_UNROLL for (int r = 0; r < R; ++r) {
-        acc[r][v] = vi_dot4(acc[r][v], vi_broadcast_quad(x + r * ldx + 8 * j), low);
-        second[r][v] = vi_dot4(j == 0 ? vi_zero() : second[r][v], vi_broadcast_quad(x + r * ldx + 8 * j + 4), high);
+// The high halves are multiplied where they stand, and 16 times their sum is shifted once.
+template <int R> PC_INLINE void multiply(const uint8_t* x, ptrdiff_t ldx, const char* w, int64_t chunks, vi (&acc)[R][NV]) {
+  vi top[R][NV];
+  PC_UNROLL for (int r = 0; r < R; ++r)
+    PC_UNROLL for (int v = 0; v < NV; ++v) top[r][v] = vi_zero();
+  do {
+    PC_UNROLL for (int i = 0; i < PACKED_CHUNK; i += 64) prefetch(w + FEW_AHEAD + i);
+    PC_UNROLL for (int j = 0; j < 4; ++j)
+      PC_UNROLL for (int v = 0; v < NV; ++v) {
+        const vi both = load(w + (j * NV + v) * VL * 4);
+        PC_UNROLL for (int r = 0; r < R; ++r) {
+          acc[r][v] = vi_dot4(acc[r][v], vi_low_nibbles(both), vi_broadcast_quad(x + r * ldx + 8 * j));
+          top[r][v] = vi_dot4(top[r][v], vi_top_nibbles(both), vi_broadcast_quad(x + r * ldx + 8 * j + 4));
+        }
       }
-    }
-  PC_UNROLL for (int v = 0; v < NV; ++v) {
-    sum[v] = vi_dot4(sum[v], bytes[v], vi_set1_8(1));
-    PC_UNROLL for (int r = 0; r < R; ++r) acc[r][v] = vi_add(acc[r][v], second[r][v]);
-  }
+    x += CHUNK;
+    w += PACKED_CHUNK;
+  } while (--chunks > 0);
+  PC_UNROLL for (int r = 0; r < R; ++r)
+    PC_UNROLL for (int v = 0; v < NV; ++v) acc[r][v] = vi_add(acc[r][v], vi_sixteenth(top[r][v]));
 }
 
 template <int R> void tile(const S4Tile& t) {

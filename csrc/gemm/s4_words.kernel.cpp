@@ -15,28 +15,26 @@ PC_INLINE vi madd_8(vi x, vi w) { return _mm256_maddubs_epi16(x, w); }
 PC_INLINE vi add_16(vi a, vi b) { return _mm256_add_epi16(a, b); }
 PC_INLINE vi widen(vi words) { return vi_madd_16(words, _mm256_set1_epi16(1)); }
 
-// x less 128, so that neighbours of x * u add up to at most 128 * 15 * 2 = 3840, and 8 of these fit as well.
-PC_INLINE int32_t few_zero_point(int32_t zero_point) {
-  return zero_point - 128;
-}
-
-template <int R> PC_INLINE void multiply(const uint8_t* x, ptrdiff_t ldx, const char* w, vi (&acc)[R][NV], vi (&sum)[NV]) {
-  PC_UNROLL for (int v = 0; v < NV; ++v) {
-    vi bytes, words[R];
-    PC_UNROLL for (int j = 0; j < 4; ++j) {
-      const vi both = load(w + (j * NV + v) * VL * 4);
-      const vi low = vi_low_nibbles(both), high = vi_high_nibbles(both);
-      bytes = j == 0 ? vi_add_8(low, high) : vi_add_8(vi_add_8(bytes, low), high);
-      pin(bytes);
-      PC_UNROLL for (int r = 0; r < R; ++r) {
-        const vi a = madd_8(low, vi_broadcast_quad(x + r * ldx + 8 * j)), b = madd_8(high, vi_broadcast_quad(x + r * ldx + 8 * j + 4));
-        words[r] = j == 0 ? add_16(a, b) : add_16(add_16(words[r], a), b);
-        pin(words[r]);
+// Neighbours of u by x less 128 add up to at most 15 * 128 * 2 = 3840, and 8 of these fit as well.
+template <int R> PC_INLINE void multiply(const uint8_t* x, ptrdiff_t ldx, const char* w, int64_t chunks, vi (&acc)[R][NV]) {
+  do {
+  PC_UNROLL for (int i = 0; i < PACKED_CHUNK; i += 64) prefetch(w + FEW_AHEAD + i);
+    PC_UNROLL for (int v = 0; v < NV; ++v) {
+      vi words[R];
+      PC_UNROLL for (int j = 0; j < 4; ++j) {
+        const vi both = load(w + (j * NV + v) * VL * 4);
+        const vi low = vi_low_nibbles(both), high = vi_high_nibbles(both);
+        PC_UNROLL for (int r = 0; r < R; ++r) {
+          const vi a = madd_8(low, vi_broadcast_quad(x + r * ldx + 8 * j)), b = madd_8(high, vi_broadcast_quad(x + r * ldx + 8 * j + 4));
+          words[r] = j == 0 ? add_16(a, b) : add_16(add_16(words[r], a), b);
+          pin(words[r]);
+        }
       }
+      PC_UNROLL for (int r = 0; r < R; ++r) acc[r][v] = vi_add(acc[r][v], widen(words[r]));
     }
-    sum[v] = vi_add(sum[v], widen(madd_8(bytes, vi_set1_8(1))));
-    PC_UNROLL for (int r = 0; r < R; ++r) acc[r][v] = vi_add(acc[r][v], widen(words[r]));
-  }
+    x += CHUNK;
+    w += PACKED_CHUNK;
+  } while (--chunks > 0);
 }
 
 template <int R> void tile(const S4Tile& t) {

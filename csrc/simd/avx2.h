@@ -90,6 +90,7 @@ PC_INLINE vf vf_bits(vi x) { return _mm256_castsi256_ps(x); }
 PC_INLINE vi vi_bits(vf x) { return _mm256_castps_si256(x); }
 PC_INLINE vf vf_pow2(vi n) { return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_add_epi32(n, _mm256_set1_epi32(127)), 23)); }
 
+PC_INLINE vi vi_load_u16(const uint16_t* p) { return _mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i*)p)); }
 PC_INLINE vi vi_load_u8(const uint8_t* p) { return _mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i*)p)); }
 PC_INLINE vi vi_load_s8(const int8_t* p) { return _mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i*)p)); }
 // The low word of each lane.
@@ -164,8 +165,9 @@ PC_INLINE vi vi_dot4(vi c, vi a, vi b) { return _mm256_dpbusd_avx_epi32(c, a, b)
 
 PC_INLINE vi vi_low_nibbles(vi x) { return _mm256_and_si256(x, _mm256_set1_epi8(15)); }
 PC_INLINE vi vi_high_nibbles(vi x) { return _mm256_and_si256(_mm256_srli_epi16(x, 4), _mm256_set1_epi8(15)); }
+PC_INLINE vi vi_top_nibbles(vi x) { return _mm256_and_si256(x, _mm256_set1_epi8(-16)); }
+PC_INLINE vi vi_sixteenth(vi x) { return _mm256_srai_epi32(x, 4); }
 PC_INLINE vi vi_set1_8(int8_t x) { return _mm256_set1_epi8(x); }
-PC_INLINE vi vi_add_8(vi a, vi b) { return _mm256_add_epi8(a, b); }
 PC_INLINE vi vi_sub_8(vi a, vi b) { return _mm256_sub_epi8(a, b); }
 PC_INLINE vi vi_madd_16(vi a, vi b) { return _mm256_madd_epi16(a, b); }
 PC_INLINE vi vi_parts(vi x) {

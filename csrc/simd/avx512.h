@@ -142,12 +142,14 @@ template <class T> PC_INLINE void narrow(T* p, vi v, int n) {
   _mm512_storeu_si512(x, v);
   for (int i = 0; i < n; ++i) p[i] = (T)x[i];
 }
+PC_INLINE vi vi_load_u16(const uint16_t* p) { return widen(p); }
 PC_INLINE vi vi_load_u8(const uint8_t* p) { return widen(p); }
 PC_INLINE vi vi_load_s8(const int8_t* p) { return widen(p); }
 PC_INLINE void vi_store_8(void* p, vi x) { narrow((uint8_t*)p, x, 16); }
 PC_INLINE void vi_store_8n(void* p, vi x, int n) { narrow((uint8_t*)p, x, n); }
 PC_INLINE void vi_store_16n(int16_t* p, vi x, int n) { narrow(p, x, n); }
 #else
+PC_INLINE vi vi_load_u16(const uint16_t* p) { return _mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i*)p)); }
 PC_INLINE vi vi_load_u8(const uint8_t* p) { return _mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i*)p)); }
 PC_INLINE vi vi_load_s8(const int8_t* p) { return _mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i*)p)); }
 PC_INLINE void vi_store_8(void* p, vi x) { _mm_storeu_si128((__m128i*)p, _mm512_cvtepi32_epi8(x)); }
@@ -186,8 +188,9 @@ PC_INLINE vi vi_dot4(vi c, vi a, vi b) { return _mm512_dpbusd_epi32(c, a, b); }
 
 PC_INLINE vi vi_low_nibbles(vi x) { return _mm512_and_si512(x, _mm512_set1_epi8(15)); }
 PC_INLINE vi vi_high_nibbles(vi x) { return _mm512_and_si512(_mm512_srli_epi16(x, 4), _mm512_set1_epi8(15)); }
+PC_INLINE vi vi_top_nibbles(vi x) { return _mm512_and_si512(x, _mm512_set1_epi8(-16)); }
+PC_INLINE vi vi_sixteenth(vi x) { return _mm512_srai_epi32(x, 4); }
 PC_INLINE vi vi_set1_8(int8_t x) { return _mm512_set1_epi8(x); }
-PC_INLINE vi vi_add_8(vi a, vi b) { return _mm512_add_epi8(a, b); }
 PC_INLINE vi vi_sub_8(vi a, vi b) { return _mm512_sub_epi8(a, b); }
 PC_INLINE vi vi_madd_16(vi a, vi b) { return _mm512_madd_epi16(a, b); }
 PC_INLINE vi vi_parts(vi x) {

@@ -20,7 +20,9 @@
 //   vf_load_half(p)           VL float16 as float32, exact
 //   pin(x)                    x stays in a register here, and work is not moved across: GCC otherwise spills accumulators
 //   vi_dot4(c, a, b)          c += sum of 4 products uint8 x int8 per lane; exact with VNNI, without it where neighbours stay within int16
-//   vi_low_nibbles(x), vi_high_nibbles(x)   the halves of each byte, 0 to 15
+//   vi_low_nibbles(x), vi_high_nibbles(x)   the halves of each byte, 0 to 15; vi_top_nibbles(x)   the high ones where they stand: 16 times that
+//   vi_sixteenth(x)           x >> 4
+//   vi_load_u16(p)            VL uint16 as int32
 //   vi_madd_16(a, b)          sum of 2 products int16 x int16 per lane
 //   vi_parts(x)               x & 127 and x >> 7 as the two int16 of a lane; with z and 128 * z, vi_madd_16 gives x * z where z fits int16 / 128
 //

@@ -143,7 +143,7 @@ TEST(every_pair_in_every_lane) {
 TEST(extremes) {
   for_each_isa([](const std::string&) {
     Random random(8);
-    for (const int64_t k : {64, 1000, 1 << 19}) {
+    for (const int64_t k : {64, 1000, 4064, 4096, 1 << 19}) {  // to 4064 the sums of a group are int16
       Weight weight(2, k, 0, random);
       for (const uint8_t byte : {0x88, 0x77}) {
         std::fill(weight.w.begin(), weight.w.end(), byte);
