@@ -15,6 +15,15 @@ template <class T> constexpr T divide_up(T value, T divisor) { return (value + d
 
 inline bool is_aligned(const void* pointer, size_t alignment) { return reinterpret_cast<uintptr_t>(pointer) % alignment == 0; }
 
+// Asks for the cache line of an address, which may lie beyond an array.
+inline void prefetch_line(const void* address) {
+#if defined(__GNUC__)
+  __builtin_prefetch(address);
+#else
+  static_cast<void>(address);
+#endif
+}
+
 // Whether [a, a + a_bytes) and [b, b + b_bytes) share a byte.
 inline bool overlap(const void* a, size_t a_bytes, const void* b, size_t b_bytes) {
   const uintptr_t a0 = reinterpret_cast<uintptr_t>(a), b0 = reinterpret_cast<uintptr_t>(b);

@@ -19,8 +19,8 @@ namespace {
 constexpr char kMagicF32[8] = {'P', 'C', 'g', 'e', 'm', 'm', 'f', '4'};
 constexpr char kMagicF16[8] = {'P', 'C', 'g', 'e', 'm', 'm', 'f', '2'};
 constexpr int64_t kRowsInBlock = 264;
-constexpr int64_t kBlockFloats = 96 * 1024;  // of x: they share L2 with what of w is in use
-constexpr int64_t kPiece = 384;              // of k: a panel of it is in L1 or L2 for all tiles of a block
+constexpr int64_t kBlockFloats = 132 * 1024;  // of x: they share L2 with what of w is in use
+constexpr int64_t kPiece = 512;               // of k: a panel of it is in L1 or L2 for all tiles of a block
 constexpr int64_t kChunkPanels = 48;
 
 struct F32Header {
@@ -256,11 +256,18 @@ class Part {
     }
   }
 
+  // The sums that the next tile takes up again: it can't begin without them, and no hardware foresees rows that far apart.
+  void prefetch_sums(const float* y) const {
+    for (int64_t i = 0; i < kernel_.mr; ++i)
+      for (int64_t j = 0; j < kernel_.nr; j += 16) prefetch_line(y + i * d_.ldy + j);
+  }
+
   void run_tiles(F32Tile* t, int64_t m0, int64_t rows, int64_t n, int64_t j) {
     const F32TileFunction* tiles = layout_.wide ? kernel_.wide : kernel_.tile;
     for_tiles(rows, kernel_.mr, [&](int64_t r, int count) {
       t->x = rows_ + r * layout_.row_stride + j;
       t->y = c_.y + (m0 + r) * d_.ldy + n;
+      if (!t->first) prefetch_sums(r + count < rows ? t->y + count * d_.ldy : c_.y + m0 * d_.ldy + n + layout_.step);
       tiles[count - 1](*t);
       if (t->last && is_curve(d_.activation)) c_.activation->in_place(d_.activation, t->y, count, t->columns, d_.ldy);
     });
