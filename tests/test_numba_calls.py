@@ -13,6 +13,7 @@ from reference import random_bytes, same_bits
 native = pytest.importorskip("pycompress._native", reason="the compiled part is not installed")
 numba = pytest.importorskip("numba")
 
+import pycompress as pc  # noqa: E402
 from pycompress import numba as pn  # noqa: E402
 
 ACTIVATIONS = {
@@ -370,7 +371,7 @@ def unaligned_packed(layer):
     return buffer[skip:][: layer.packed.size - 64]
 
 
-SHAPES = "the shapes of x, packed and out do not fit"
+SHAPES = "the shapes of x, the weight and out do not fit"
 VALUE_ERRORS = {
     "x too short": (lambda a: {"x": a.x[:, :5]}, SHAPES),
     "x too long": (lambda a: {"x": np.ones((7, 34), f32)}, SHAPES),
@@ -502,13 +503,73 @@ def test_errors_of_the_other_functions(rng, layer):
         (layer.x, layer.w[1:], layer.out),
         (layer.x, layer.w, layer.out[:, 1:]),
     ):
-        with pytest.raises(ValueError, match="the shapes of x, w and out do not fit"):
+        with pytest.raises(ValueError, match="the shapes of x, the weight and out do not fit"):
             pn.linear_f32(x, w, None, pn.NONE, out)
     for w in layer.w[::-1], np.broadcast_to(f32(1), layer.w.shape):
         with pytest.raises(ValueError, match="w has strides that are not positive"):
             pn.linear_f32(layer.x, w, None, pn.NONE, layer.out)
     with pytest.raises(ValueError, match="bias has another length"):
         pn.linear_f32(layer.x, layer.w, layer.bias[1:], pn.NONE, layer.out)
+
+
+# ---- the other kinds of weight
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+def test_packed_float_weights(layer, dtype):
+    w = layer.w.astype(dtype)
+    packed = pn.pack_f32(w) if dtype == "float32" else pn.pack_f16(w.view(np.uint16))
+    pn.linear_packed_f32(layer.x, packed, layer.bias, pn.SILU, layer.out)
+    same_bits(layer.out, pc.linear(layer.x, layer.w.astype(dtype).astype(f32), layer.bias, activation="silu"))
+    with pytest.raises(ValueError, match=r"packed w is \[40, 33\], wanted \[39, 33\]"):
+        pn.linear_packed_f32(layer.x, packed, None, pn.NONE, layer.out[:, 1:])
+    for size in 0, 63:
+        with pytest.raises(ValueError, match="packed"):
+            pn.linear_packed_f32(layer.x, np.zeros(size, np.uint8), None, pn.NONE, layer.out)
+
+
+@pytest.mark.parametrize("block", [(1, 1), (4, 1)])
+@pytest.mark.parametrize("bits", [32, 8])
+def test_linear_sparse(layer, bits, block):
+    w = layer.w * (np.abs(layer.w) > 1)
+    weight = pc.CSRWeight.from_dense(w, bits=bits) if block == (1, 1) else pc.BSRWeight.from_dense(w, block, bits=bits)
+    data = weight.data.reshape(-1, *block)
+    packed = pn.pack_sparse(data, weight.indices, weight.indptr, weight.scale, *weight.shape)
+    pn.linear_sparse(layer.x, packed, layer.bias, pn.RELU, None, None, layer.out)
+    same_bits(layer.out, pc.linear(layer.x, weight, layer.bias, activation="relu"))
+    bad = weight.indices.copy()
+    bad[0] = 1000
+    with pytest.raises(ValueError, match=r"indices"):
+        pn.pack_sparse(data, bad, weight.indptr, weight.scale, *weight.shape)
+    with pytest.raises(ValueError, match="the lengths of data, indices and indptr do not fit n"):
+        pn.pack_sparse(data, weight.indices, weight.indptr[1:], weight.scale, *weight.shape)
+
+
+@pytest.mark.parametrize(("bits", "quantized"), [(32, False), (8, False), (8, True)])
+def test_depthwise_conv2d(rng, bits, quantized):
+    w = rng.standard_normal((5, 1, 3, 3), f32)
+    weight = pc.DepthwiseWeight.from_float(w, bits=bits)
+    q, scale = (weight.q, weight.scale) if bits == 8 else (w, None)
+    packed = pn.pack_depthwise(np.ascontiguousarray(q.reshape(5, 3, 3)), scale)
+    x = rng.standard_normal((2, 6, 7, 5), f32) if not quantized else random_bytes(rng, "uint8", 2, 6, 7, 5)
+    x_qparams, y_qparams = ((0.05, 100) if bits == 8 else None), ((0.1, 3) if quantized else None)
+    wanted = pc.depthwise_conv2d(
+        x,
+        weight,
+        stride=2,
+        padding=(1, 0, 0, 1),
+        activation="relu6",
+        x_qparams=x_qparams and pc.QParams(*x_qparams),
+        y_qparams=y_qparams and pc.QParams(*y_qparams),
+    )
+    out = np.empty_like(wanted)
+    args = (x, packed, None, (2, 2), (1, 0, 0, 1), (1, 1), pn.RELU6, x_qparams, y_qparams)
+    pn.depthwise_conv2d(*args, out)
+    same_bits(out, wanted)
+    with pytest.raises(ValueError, match="out has another shape than the result"):
+        pn.depthwise_conv2d(*args, out[:1])
+    with pytest.raises(ValueError, match="stride or dilation is less than 1"):
+        pn.depthwise_conv2d(*args[:3], (0, 1), *args[4:], out)
 
 
 def test_numba_is_imported_by_this_module_only():
