@@ -84,6 +84,22 @@ def linear_fast(
     x: Any, weight: Any, bias: Any, activation: Any, x_qparams: Any, y_qparams: Any, out: Any, num_threads: Any, /
 ) -> Any: ...
 def matmul_integer_fast(a: Any, weight: Any, a_zero_point: Any, b_zero_point: Any, /) -> Any: ...
+def pool_fast(
+    x: Any,
+    mode: int,
+    kernel: Any,
+    stride: Any,
+    padding: Any,
+    dilation: Any,
+    x_qparams: Any,
+    y_qparams: Any,
+    out: Any,
+    num_threads: Any,
+    /,
+) -> Any: ...
+def add_fast(
+    a: Any, b: Any, a_qparams: Any, b_qparams: Any, y_qparams: Any, activation: Any, out: Any, num_threads: Any, /
+) -> Any: ...
 def pool(
     x: _Array,
     out: _Array,

@@ -20,6 +20,9 @@ Pair: TypeAlias = int | tuple[int, int]
 _TYPES = (_arguments.FLOAT32, *_arguments.EIGHT_BITS)
 _MAX, _AVERAGE, _AVERAGE_PADDED = range(3)
 
+_pool_fast = _backend.fast("pool_fast")
+_add_fast = _backend.fast("add_fast")
+
 
 def max_pool2d(
     x: Array,
@@ -40,6 +43,10 @@ def max_pool2d(
 
     Raises TypeError for a dtype, ValueError for a shape or a value out of range.
     """
+    if layout == "NHWC":
+        y = _pool_fast(x, _MAX, kernel_size, stride, padding, dilation, None, None, out, num_threads)
+        if y is not NotImplemented:
+            return y  # type: ignore[no-any-return]
     geometry = _Geometry(x, kernel_size, stride, padding, dilation, layout)
     return geometry.run(_MAX, geometry.x.dtype, None, None, out, num_threads)
 
@@ -66,6 +73,11 @@ def average_pool2d(
     Raises TypeError for a dtype, ValueError for a shape or a value out of range, OverflowError for a window of more
     than 2^23 pixels of 8 bits.
     """
+    if layout == "NHWC":
+        mode = _AVERAGE_PADDED if count_include_pad else _AVERAGE
+        y = _pool_fast(x, mode, kernel_size, stride, padding, 1, x_qparams, y_qparams, out, num_threads)
+        if y is not NotImplemented:
+            return y  # type: ignore[no-any-return]
     geometry = _Geometry(x, kernel_size, stride, padding, 1, layout)
     counts = count_include_pad and any(geometry.padding)
     if counts and geometry.x.dtype != _arguments.FLOAT32 and x_qparams is None:
@@ -87,6 +99,10 @@ def global_average_pool(
 
     x, x_qparams, y_qparams and errors: as for `average_pool2d`; x must have pixels.
     """
+    if layout == "NHWC":
+        y = _pool_fast(x, _AVERAGE, None, 1, 0, 1, x_qparams, y_qparams, out, num_threads)
+        if y is not NotImplemented:
+            return y  # type: ignore[no-any-return]
     x = np.asarray(x)
     size = (x.shape[1:3] if layout == "NHWC" else x.shape[2:4]) if x.ndim == 4 else (1, 1)
     if 0 in size:
@@ -114,6 +130,9 @@ def add(
 
     Raises TypeError for a dtype, ValueError for a shape or a value out of range.
     """
+    y = _add_fast(a, b, a_qparams, b_qparams, y_qparams, activation, out, num_threads)
+    if y is not NotImplemented:
+        return y  # type: ignore[no-any-return]
     a = _arguments.array("a", a, *_TYPES)
     b = _arguments.array("b", b, a.dtype)
     if a.shape != b.shape:

@@ -232,6 +232,43 @@ def test_add_shapes_and_out(rng):
         same_bits(pc.add(big[0], big[1], num_threads=num_threads), big[0] + big[1])
 
 
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_what_is_plainly_right_goes_the_short_way(rng, dtype, monkeypatch):
+    """And gives what the long way does, which a list or a strided array takes."""
+    x = image(rng, dtype, 2, 7, 9, 37)
+    strided = np.repeat(x, 2, axis=3)[..., ::2]
+    given = {} if dtype == np.float32 else {"x_qparams": pc.QParams(0.3, 7)}
+    wider = {} if dtype == np.float32 else {**given, "y_qparams": (0.5, 3)}
+    calls = {
+        "pool_fast": [
+            lambda x, k: pc.max_pool2d(x, k, stride=2, padding=(1, 0)),
+            lambda x, k: pc.average_pool2d(x, k, padding=1, **wider),
+            lambda x, k: pc.average_pool2d(x, k, padding=1, count_include_pad=False, **given),
+            lambda x, k: pc.global_average_pool(x, **wider),
+            lambda x, k: pc.global_average_pool(x),
+        ],
+        "add_fast": [
+            lambda x, k: pc.add(x, np.roll(x, 1), **({"a_qparams": (0.3, 1), "b_qparams": (1.5, 2)} if given else {})),
+            lambda x, k: pc.add(
+                x,
+                x,
+                activation="relu6",
+                **({"a_qparams": (1.0, 1), "b_qparams": (0.1, 2), "y_qparams": (0.2, 9)} if given else {}),
+            ),
+        ],
+    }
+    taken = []
+    for name in calls:
+        fast = getattr(pc.pooling, f"_{name}")
+        monkeypatch.setattr(pc.pooling, f"_{name}", lambda *a, fast=fast: taken.append(fast(*a)) or taken[-1])
+    for call in itertools.chain(*calls.values()):
+        short, long = call(x, (2, 2)), call(strided, [2, 2])
+        same_bits(short, long)
+        assert taken[-1] is NotImplemented
+        if pc.cpu_info()["backend"] == "native":
+            assert taken[-2] is short
+
+
 # ---- errors
 
 X, Q = np.ones((1, 4, 4, 3), f32), np.ones((1, 4, 4, 3), np.uint8)

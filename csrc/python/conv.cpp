@@ -62,27 +62,6 @@ struct FastCall {
   void* y = nullptr;
 };
 
-// An int stands for all values.
-bool plain_ints(py::handle h, int count, int64_t least, int64_t* values) {
-  constexpr long kLargest = 1L << 30;
-  const auto one = [&](PyObject* o, int64_t* value) {
-    if (!PyLong_CheckExact(o)) return false;
-    int overflow;
-    const long v = PyLong_AsLongAndOverflow(o, &overflow);
-    *value = v;
-    return overflow == 0 && v >= least && v <= kLargest;
-  };
-  if (!PyTuple_CheckExact(h.ptr())) {
-    if (!one(h.ptr(), values)) return false;
-    std::fill(values + 1, values + count, values[0]);
-    return true;
-  }
-  if (PyTuple_GET_SIZE(h.ptr()) != count) return false;
-  for (int i = 0; i < count; ++i)
-    if (!one(PyTuple_GET_ITEM(h.ptr(), i), values + i)) return false;
-  return true;
-}
-
 bool plain_geometry(py::handle stride, py::handle padding, py::handle dilation, pc_conv_desc* d) {
   int64_t s[2], l[2], p[4];
   if (!plain_ints(stride, 2, 1, s) || !plain_ints(dilation, 2, 1, l)) return false;
@@ -143,28 +122,18 @@ bool plain_call(const Arguments& a, bool quantizes, int64_t outputs, int64_t kh,
     d.bias = reinterpret_cast<const float*>(bias->data);
   }
   if (!named_activation(a.activation, &d.activation, &d.low, &d.high)) return false;
-  if (!a.num_threads.is_none()) {
-    int64_t n;
-    if (!plain_ints(a.num_threads, 1, 1, &n) || n > 4096) return false;
-    c->threads = static_cast<int32_t>(n);
-  }
+  if (!plain_threads(a.num_threads, &c->threads)) return false;
   int64_t oh, ow;
   if (!plain_geometry(a.stride, a.padding, a.dilation, &d) || pc_conv_output_size(&d, &oh, &ow) != PC_OK) return false;
   const int64_t shape[4] = {d.batch, oh, ow, outputs};
-  if (a.out.is_none()) {
-    const std::vector<py::ssize_t> sizes(shape, shape + 4);
-    c->result = d.y_type == PC_F32  ? py::array(py::array_t<float>(sizes))
-                : d.y_type == PC_U8 ? py::array(py::array_t<uint8_t>(sizes))
-                                    : py::array(py::array_t<int8_t>(sizes));
-  } else {
+  c->result = plain_result(a.out, shape, 4, d.y_type);
+  if (!c->result) return false;
+  if (!a.out.is_none()) {
     const Plain o = plain(a.out);
-    if (!o.array || o.type != d.y_type || !(o.array->flags & py::detail::npy_api::NPY_ARRAY_WRITEABLE_) || o.array->nd != 4) return false;
-    if (!std::equal(shape, shape + 4, o.array->dimensions)) return false;
     const size_t bytes = static_cast<size_t>(size_of(o.array)) * static_cast<size_t>(size_of(o.type));
     for (const Span& span : stored)
       if (pc::overlap(o.array->data, bytes, span.begin, span.bytes)) return false;
     if (overlap(o, x, type) || (bias && overlap(o, bias, PC_F32))) return false;
-    c->result = py::reinterpret_borrow<py::object>(a.out);
   }
   c->y = py::detail::array_proxy(c->result.ptr())->data;
   return true;

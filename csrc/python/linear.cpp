@@ -1,4 +1,5 @@
 // linear(): by checked arguments, and the fast path, which takes only what is plainly right and leaves all else to pycompress/ops.py.
+#include <algorithm>
 #include <cmath>
 #include <limits>
 
@@ -121,36 +122,21 @@ py::object linear_fast(py::handle x, py::handle weight, py::handle bias, py::han
     call.bias = reinterpret_cast<const float*>(ba->data);
   }
   if (!named_activation(activation, &call.activation, &call.low, &call.high)) return no;
-  if (!num_threads.is_none()) {
-    if (!PyLong_CheckExact(num_threads.ptr())) return no;
-    const long value = PyLong_AsLong(num_threads.ptr());
-    if (value < 1 || value > 4096) {
-      PyErr_Clear();
-      return no;
-    }
-    call.threads = static_cast<int32_t>(value);
-  }
-
-  py::object result;
-  if (out.is_none()) {
-    std::vector<py::ssize_t> shape(xa->dimensions, xa->dimensions + xa->nd);
-    shape.back() = n;
-    result = y_type == PC_F32  ? py::array(py::array_t<float>(shape))
-             : y_type == PC_U8 ? py::array(py::array_t<uint8_t>(shape))
-                               : py::array_t<int8_t>(shape);
-  } else {
+  if (!plain_threads(num_threads, &call.threads)) return no;
+  constexpr int kDimensions = 8;  // more take the long way
+  int64_t shape[kDimensions];
+  if (xa->nd > kDimensions) return no;
+  std::copy(xa->dimensions, xa->dimensions + xa->nd, shape);
+  shape[xa->nd - 1] = n;
+  const py::object result = plain_result(out, shape, xa->nd, y_type);
+  if (!result) return no;
+  if (!out.is_none()) {
     const Plain op = plain(out);
-    const auto* oa = op.array;
-    if (!oa || op.type != y_type || !(oa->flags & py::detail::npy_api::NPY_ARRAY_WRITEABLE_) || oa->nd != xa->nd || oa->dimensions[oa->nd - 1] != n)
-      return no;
-    for (int i = 0; i + 1 < xa->nd; ++i)
-      if (oa->dimensions[i] != xa->dimensions[i]) return no;
-    const size_t out_bytes = static_cast<size_t>(size_of(oa)) * (op.type == PC_F32 ? 4 : 1);
+    const size_t out_bytes = static_cast<size_t>(size_of(op.array)) * (op.type == PC_F32 ? 4 : 1);
     if (packed)
       for (const Span& span : packed->stored)
-        if (pc::overlap(oa->data, out_bytes, span.begin, span.bytes)) return no;
+        if (pc::overlap(op.array->data, out_bytes, span.begin, span.bytes)) return no;
     if (overlap(op, xa, xp.type) || (wa && overlap(op, wa, PC_F32)) || (ba && overlap(op, ba, PC_F32))) return no;
-    result = py::reinterpret_borrow<py::object>(out);
   }
   call.y = py::detail::array_proxy(result.ptr())->data;
   if (packed) {

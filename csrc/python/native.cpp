@@ -99,4 +99,45 @@ bool plain_zero_point(PyObject* h, pc_type type, int32_t* zero_point) {
   return overflow == 0 && value >= (type == PC_S8 ? -128 : 0) && value <= (type == PC_S8 ? 127 : 255);
 }
 
+bool plain_ints(py::handle h, int count, int64_t least, int64_t* values) {
+  constexpr long kLargest = 1L << 30;
+  const auto one = [&](PyObject* o, int64_t* value) {
+    if (!PyLong_CheckExact(o)) return false;
+    int overflow;
+    const long v = PyLong_AsLongAndOverflow(o, &overflow);
+    *value = v;
+    return overflow == 0 && v >= least && v <= kLargest;
+  };
+  if (!PyTuple_CheckExact(h.ptr())) {
+    if (!one(h.ptr(), values)) return false;
+    std::fill(values + 1, values + count, values[0]);
+    return true;
+  }
+  if (PyTuple_GET_SIZE(h.ptr()) != count) return false;
+  for (int i = 0; i < count; ++i)
+    if (!one(PyTuple_GET_ITEM(h.ptr(), i), values + i)) return false;
+  return true;
+}
+
+bool plain_threads(py::handle h, Threads* threads) {
+  if (h.is_none()) return true;
+  int64_t n;
+  if (!PyLong_CheckExact(h.ptr()) || !plain_ints(h, 1, 1, &n) || n > 4096) return false;
+  *threads = static_cast<int32_t>(n);
+  return true;
+}
+
+py::object plain_result(py::handle out, const int64_t* shape, int dimensions, pc_type type) {
+  if (out.is_none()) {
+    const std::vector<py::ssize_t> sizes(shape, shape + dimensions);
+    return type == PC_F32  ? py::array(py::array_t<float>(sizes))
+           : type == PC_U8 ? py::array(py::array_t<uint8_t>(sizes))
+                           : py::array(py::array_t<int8_t>(sizes));
+  }
+  const Plain o = plain(out);
+  if (!o.array || o.type != type || !(o.array->flags & py::detail::npy_api::NPY_ARRAY_WRITEABLE_) || o.array->nd != dimensions) return {};
+  if (!std::equal(shape, shape + dimensions, o.array->dimensions)) return {};
+  return py::reinterpret_borrow<py::object>(out);
+}
+
 }  // namespace pc::python

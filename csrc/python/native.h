@@ -172,6 +172,10 @@ const py::detail::PyArray_Proxy* plain_float32(py::handle h);
 bool overlap(const Plain& a, const py::detail::PyArray_Proxy* b, pc_type b_type);
 bool plain_qparams(py::handle h, pc_type type, float* scale, int32_t* zero_point);
 bool named_activation(py::handle h, pc_activation* activation, float* low, float* high);
+bool plain_threads(py::handle h, Threads* threads);
+bool plain_ints(py::handle h, int count, int64_t least, int64_t* values);  // an int, which stands for all of them, or a tuple
+// A new array where `out` is None; else `out`, if it has that shape and type and can be written, or an empty object.
+py::object plain_result(py::handle out, const int64_t* shape, int dimensions, pc_type type);
 
 // Each file's part of the module.
 void bind_quant(py::module_& m);
