@@ -1,8 +1,8 @@
 // What the depthwise kernels of one ISA offer, and what they are handed.
 //
-// Channels are cut into blocks. What is left over is a block of its own: where it fits into half of one, the block is "dual": both halves hold
-// the same channels, of two neighbouring tiles. Loads are of whole blocks (dual: of halves) and may reach into the next pixel: the driver sees to it
-// that they stay within the image. Nothing is written beyond the channels that exist.
+// Channels are cut into blocks. What is left over is a block of its own: where it fits into half of one, an int8 block is "dual": both halves hold
+// the same channels, of a strip and of the one below it. int8 loads are of whole blocks (dual: of halves) and may reach into the next pixel: the
+// driver sees to it that they stay within the image. Nothing is written beyond the channels that exist.
 #pragma once
 
 #include <cstddef>
@@ -15,46 +15,49 @@ namespace pc {
 constexpr int kMaxBlock = 64;        // channels of an int8 block
 constexpr int kMaxTileRows = 7;      // of the image, under a tile
 constexpr int kMaxTileColumns = 11;  // of the image, under a tile
+constexpr int kMaxColumns = 36;        // of the image, under a strip of an int8 kernel at a time
+constexpr int kMaxColumnBytes = 512;   // of one of them in the kernel's buffer
 
 // What a call works on. Addresses of pixels are those of the block's first channel; distances are bytes.
 struct DepthwiseTile {
-  const char* const* pixel;       // edges and taps: a pointer for each pixel under the tile; dual: those of the second tile follow
-  ptrdiff_t offset;               // added to each of them
-  const char* row[kMaxTileRows];  // strips: the first pixel of each row under the first tile
-  ptrdiff_t pixel_bytes;          // strips: from pixel to pixel of x
-  int64_t count;                  // strips: tiles (dual: pairs of tiles); taps: outputs
-  int64_t taps;                   // taps: pointers of an output
-  const void* w;                  // of the block
-  char* y;                        // the first output
-  ptrdiff_t y_row, y_pixel;       // from output to output
-  int columns;                    // edges: outputs of a row that exist
-  int channels;                   // of the block that exist
-  int blocks;                     // so many blocks one after another; 1 when sums go to `raw`
-  ptrdiff_t w_bytes;              // from block to block
+  const char* const* pixel;  // edges and taps: a pointer for each pixel under the tile
+  ptrdiff_t offset;          // added to each of them
+  ptrdiff_t pixel_bytes;     // strips: from pixel to pixel of x
+  int64_t count;             // strips: tiles (int8: outputs of a row); taps: outputs
+  int64_t taps;              // taps: pointers of an output
+  const void* w;             // of the block
+  char* y;                   // the first output
+  ptrdiff_t y_row, y_pixel;  // from output to output
+  int columns;               // edges: outputs of a row that exist
+  int rows;                  // of outputs that exist
+  int channels;              // of the block that exist
+  int blocks;                // so many blocks one after another; 1 when sums go to `raw`
+  ptrdiff_t w_bytes;         // from block to block
 };
 
 struct DepthwiseS8Tile : DepthwiseTile {
+  // Strips: rows of x under it from column 0 on, `offset` added; dual: those under the strip below follow. Of a row beyond the image all is a line
+  // of zero points. Columns from `direct` on can't be loaded whole where they lie: copy[] holds them.
+  const char* row[2 * kMaxTileRows];
+  const char* copy[2 * kMaxTileRows];
+  const char* pad;                  // a pixel of zero points, likewise
+  int64_t column, direct, width;    // the first column under the strip, which may lie before the image; those of x
+  char* buffer;                     // [kMaxColumns * kMaxColumnBytes], aligned
   const int32_t* start;             // [block], in the kernel's order: where the sums begin
   const float* mult;                // [block], in the kernel's order
   int32_t y_zero_point, low, high;  // of the result as uint8: an int8 result is flipped by 0x80 at the end
   uint8_t flip;                     // 0 or 0x80
-  int32_t* raw;                     // instead of y: [rows][raw_columns][block], channels in order
+  bool dual;
+  int32_t* raw;  // instead of y, or nullptr: [rows][raw_columns][block], channels in order
   ptrdiff_t raw_columns;
 };
 
 typedef void (*DepthwiseS8Function)(const DepthwiseS8Tile&);
 
-// By [dual][x is int8].
-struct DepthwiseS8Tiles {
-  DepthwiseS8Function strip[2][2];     // tiles along a row of outputs, all within the image
-  DepthwiseS8Function edge[2][2];      // one tile by pointers
-  DepthwiseS8Function edge_row[2][2];  // one tile of a single row by pointers
-};
-
-// A kernel for k x k and one stride, with dilation 1: a tile of rows x columns outputs. Results go to [y, raw].
+// A kernel for k x k and one stride, with dilation 1: a strip of so many rows of outputs; by [dual][x is int8].
 struct DepthwiseS8Shape {
-  int k, stride, rows, columns;
-  DepthwiseS8Tiles to[2];
+  int k, stride, rows;
+  DepthwiseS8Function strip[2][2];
 };
 
 constexpr int kDepthwiseShapes = 4;
@@ -91,6 +94,7 @@ struct DepthwiseS8Kernel {
 };
 
 struct DepthwiseF32Tile : DepthwiseTile {
+  const char* row[kMaxTileRows];  // strips: the first pixel of each row under the first tile
   const float* bias;  // of the block, or nullptr
   float low, high;
 };

@@ -1,11 +1,11 @@
 // The driver of depthwise convolution: checks arguments, cuts the result into bands of rows and blocks of channels for the parts, and hands tiles
 // to the kernel.
 //
-// A band is as many rows of outputs as the kernel's tile. Tiles that lie within the image go as strips, by the addresses of their rows. Where a tile
-// reaches beyond the image or the row, the kernel gets the address of each pixel instead, and pixels that don't exist are those of one line of zero
-// points: nothing is copied for the padding. Kernels load whole blocks; the few pixels at the very end of x where that would leave the operand are
-// read from copies. Only where x has to become something else first (float32 to uint8, or each channel several times) do its rows go through a ring
-// in the workspace.
+// A band is as many rows of outputs as a tile of the kernel, or two of them. int8 kernels of a size take a whole row of tiles as a strip and see to
+// the borders. float32 kernels take strips of the tiles that lie within the image, by the addresses of their rows; where a tile reaches beyond the
+// image or the row, they get the address of each pixel instead. Pixels that don't exist are those of one line of zero points: nothing is copied for
+// the padding. int8 kernels load whole blocks; the few pixels at the very end of x where that would leave the operand are read from copies. Only where
+// x has to become something else first (float32 to uint8, or each channel several times) do its rows go through a ring in the workspace.
 #include <cmath>
 #include <cstring>
 #include <vector>
@@ -21,6 +21,7 @@ namespace {
 
 constexpr int64_t kStripBytes = 24 * 1024;  // of x under a strip with all its channels: it stays in L1 from block to block
 constexpr int64_t kRawColumns = 16;         // sums that wait for their last step
+constexpr int kMaxBandRows = 2 * kMaxTileRows;
 constexpr int64_t kGeneralColumns = 8;      // outputs at a time whose pixels are given one by one
 
 struct Bounds {
@@ -53,8 +54,7 @@ struct Call {
   Bounds q;         // of quantized results, after the clamp
 
   int multiplier() const { return static_cast<int>(g.channels ? g.outputs / g.channels : 1); }
-  int rows() const { return s8 ? s8->rows : f32 ? f32->rows : 1; }
-  int columns() const { return s8 ? s8->columns : f32 ? f32->columns : 1; }
+  int rows() const { return s8 ? s8->rows * (cut.dual ? 2 : 1) : f32 ? f32->rows : 1; }  // of a band; of a dual block that is one strip
   bool shaped() const { return s8 || f32; }
   size_t element() const { return is_s8 ? 1 : 4; }                                     // of x as the kernel reads it
   int64_t pixel_bytes() const { return g.outputs * static_cast<int64_t>(element()); }  // likewise
@@ -133,7 +133,7 @@ struct Workspace {
   int64_t span;      // rows in the ring
   size_t row_bytes;  // of one of them
   int64_t pointers;  // addresses of pixels at a time
-  size_t pad, copies, pixel, copied, ring, tags, mult, bias_q, start, block_start, block_mult, raw, tile, bytes;
+  size_t pad, pad_row, copy_bytes, copy_rows, buffer, copies, pixel, copied, ring, tags, mult, bias_q, start, block_start, block_mult, raw, tile, bytes;
 };
 
 Workspace workspace_of(const Call& c) {
@@ -149,6 +149,13 @@ Workspace workspace_of(const Call& c) {
   const int64_t taps = round_up(g.kh * g.kw, int64_t{4});
   w.pointers = std::max<int64_t>(2 * kMaxTileRows * kMaxTileColumns, std::min(kGeneralColumns, g.ow) * taps);
   w.pad = section(pixel + kMaxBlock * 4);
+  if (c.s8) {
+    // Rows that don't exist, and the ends of those whose last blocks can't be loaded where they lie.
+    w.pad_row = section(static_cast<size_t>(g.width) * pixel + kMaxBlock);
+    w.copy_bytes = round_up(2 * pixel + 2 * kMaxBlock, kAlignment);
+    w.copy_rows = section(kMaxBandRows * w.copy_bytes);
+    w.buffer = section(kMaxColumns * kMaxColumnBytes);
+  }
   w.copies = section(static_cast<size_t>(w.pointers) * kMaxBlock);
   w.pixel = section(static_cast<size_t>(w.pointers) * sizeof(char*));
   w.copied = section(static_cast<size_t>(w.pointers) * sizeof(char*));
@@ -223,7 +230,9 @@ class Part {
   // Bands of all images, and blocks of channels.
   pc_status run(const Block& block) {
     if (block.m.begin == block.m.end || block.n.begin == block.n.end) return PC_OK;
-    std::memset(memory_ + layout_.pad, c_.is_s8 ? c_.d.x_zero_point & 0xff : 0, static_cast<size_t>(c_.pixel_bytes()) + kMaxBlock * 4);
+    const int padding = c_.is_s8 ? c_.d.x_zero_point & 0xff : 0;
+    std::memset(memory_ + layout_.pad, padding, static_cast<size_t>(c_.pixel_bytes()) + kMaxBlock * 4);
+    if (c_.s8) std::memset(memory_ + layout_.pad_row, padding, static_cast<size_t>(g_.width * c_.pixel_bytes()) + kMaxBlock);
     if (c_.is_s8) PC_TRY(prepare_last_step(block.n));
     for (int64_t i = block.m.begin; i < block.m.end; ++i) PC_TRY(run_band(i / c_.bands(), i % c_.bands() * c_.rows(), block.n));
     return PC_OK;
@@ -284,9 +293,9 @@ class Part {
   pc_status run_band(int64_t image, int64_t oy, const Range& blocks) {
     if (!c_.shaped()) return run_general(image, oy, blocks);
     const int k = static_cast<int>(g_.kh), s = static_cast<int>(g_.sh), rows = static_cast<int>(std::min<int64_t>(c_.rows(), g_.oh - oy));
-    const char* in[kMaxTileRows];  // nullptr beyond the image
+    const char* in[kMaxBandRows];  // nullptr beyond the image
     bool inside = rows == c_.rows();
-    for (int r = 0; r < (rows - 1) * s + k; ++r) {
+    for (int r = 0; r < (c_.rows() - 1) * s + k; ++r) {
       const int64_t iy = oy * s - g_.top + r;
       in[r] = nullptr;
       if (iy >= 0 && iy < g_.height)
@@ -294,66 +303,91 @@ class Part {
       else
         inside = false;
     }
+    if (c_.f32) return run_tiles(image, oy, rows, in, inside, blocks);
     const int64_t whole = std::min(blocks.end, c_.cut.full);
-    if (blocks.begin < whole) PC_TRY(run_tiles(image, oy, rows, in, inside, {blocks.begin, whole}));
-    if (blocks.end > c_.cut.full) PC_TRY(run_tiles(image, oy, rows, in, inside, {c_.cut.full, blocks.end}));
+    for (int r = 0; r < rows && blocks.begin < whole; r += c_.s8->rows)
+      PC_TRY(run_strip_s8(image, oy + r, std::min(c_.s8->rows, rows - r), in + r * s, {blocks.begin, whole}));
+    const int strip = dual(c_.cut.full) ? rows : c_.s8->rows;
+    for (int r = 0; r < rows && blocks.end > c_.cut.full; r += strip)
+      PC_TRY(run_strip_s8(image, oy + r, std::min(strip, rows - r), in + r * s, {c_.cut.full, blocks.end}));
     return PC_OK;
   }
 
-  // Blocks of one kind.
+  // A row of tiles (dual: two) of blocks of one kind.
+  pc_status run_strip_s8(int64_t image, int64_t oy, int rows, const char* const* in, const Range& blocks) {
+    const int k = static_cast<int>(g_.kh), s = static_cast<int>(g_.sh), in_rows = (c_.s8->rows - 1) * s + k, all = dual(blocks.begin) ? 2 * in_rows : in_rows;
+    const int64_t pixel = c_.pixel_bytes(), last_block = offset(blocks.end - 1) + reach(blocks.end - 1);
+    DepthwiseS8Tile tile{};
+    tile.pad = pad();
+    tile.width = tile.direct = g_.width;
+    tile.pixel_bytes = pixel;
+    tile.buffer = memory_ + layout_.buffer;
+    for (int r = 0; r < all; ++r) {
+      const char* at = in[r < in_rows ? r : r - in_rows + c_.s8->rows * s];
+      tile.row[r] = at ? at : memory_ + layout_.pad_row;
+      if (!at || c_.through_ring) continue;
+      const int64_t room = x_end() - at - last_block;
+      tile.direct = room < 0 ? 0 : std::min(tile.direct, room / pixel + 1);
+    }
+    for (int r = 0; r < all && tile.direct < g_.width; ++r) {
+      char* copy = memory_ + layout_.copy_rows + static_cast<size_t>(r) * layout_.copy_bytes;
+      std::memcpy(copy, tile.row[r] + tile.direct * pixel, static_cast<size_t>((g_.width - tile.direct) * pixel));
+      tile.copy[r] = copy;
+    }
+    const int64_t step = blocks_at_once(blocks), at_once = raw() ? kRawColumns : g_.ow;
+    for (int64_t ox = 0; ox < g_.ow; ox += at_once)
+      for (int64_t b = blocks.begin; b < blocks.end; b += step) {
+        const int64_t columns = std::min(at_once, g_.ow - ox);
+        tile.count = columns;
+        tile.column = ox * s - g_.left;
+        tile.offset = offset(b);
+        PC_TRY(call_s8(tile, {Kind::kStrip, image, oy, ox, rows, columns, b, step}));
+      }
+    return PC_OK;
+  }
+
+  // float32: tiles along a row.
   pc_status run_tiles(int64_t image, int64_t oy, int rows, const char* const* in, bool inside, const Range& blocks) {
-    const int k = static_cast<int>(g_.kh), s = static_cast<int>(g_.sh), in_rows = (rows - 1) * s + k;
-    const int tile = c_.columns(), tiles = dual(blocks.begin) ? 2 : 1, width = tile * tiles;
-    const int64_t all = divide_up(g_.ow, static_cast<int64_t>(width));
+    const int s = static_cast<int>(g_.sh), tile = c_.f32->columns;
+    const int64_t all = divide_up(g_.ow, static_cast<int64_t>(tile));
     int64_t begin = all, end = all;  // of the tiles that go as strips
     if (inside) {
-      int64_t last = g_.width - 1;  // the last pixel whose block can be loaded
-      for (int r = 0; r < in_rows && !c_.through_ring; ++r) {
-        const int64_t room = x_end() - in[r] - offset(blocks.end - 1) - reach(blocks.end - 1);
-        last = room < 0 ? -1 : std::min(last, room / c_.pixel_bytes());
-      }
-      const int64_t columns = std::min(g_.ow, end_inside(last + 1, g_.left, s, k - 1));
-      begin = std::min(all, divide_up(first_inside(g_.left, s), static_cast<int64_t>(width)));
-      end = std::max(begin, columns / width);
+      begin = std::min(all, divide_up(first_inside(g_.left, s), static_cast<int64_t>(tile)));
+      end = std::max(begin, std::min(g_.ow, end_inside(g_.width, g_.left, s, g_.kw - 1)) / tile);
     }
     for (int64_t t = 0; t < all; ++t) {
       if (t == begin && end > begin) {
-        PC_TRY(run_strips(image, oy, rows, in, begin, end, width, blocks));
+        PC_TRY(run_strips(image, oy, rows, in, begin, end, tile, blocks));
         t = end;
         if (t == all) break;
       }
-      PC_TRY(run_edge(image, oy, rows, in, t * width, tile, tiles, blocks));
+      PC_TRY(run_edge(image, oy, rows, in, t * tile, tile, blocks));
     }
     return PC_OK;
   }
 
   pc_status run_strips(int64_t image, int64_t oy, int rows, const char* const* in, int64_t begin, int64_t end, int width, const Range& blocks) {
     const int s = static_cast<int>(g_.sh), in_rows = (rows - 1) * s + static_cast<int>(g_.kh);
-    int64_t at_once = std::max<int64_t>(kStripBytes / (in_rows * s * c_.pixel_bytes()) / width, 4);
-    if (raw()) at_once = kRawColumns / width;
-    const int64_t step = blocks_at_once(blocks);
-    for (int64_t t = begin; t < end; t += at_once)
-      for (int64_t b = blocks.begin; b < blocks.end; b += step) {
-        DepthwiseTile tile{};
-        tile.count = std::min(at_once, end - t);
-        tile.pixel_bytes = c_.pixel_bytes();
-        for (int r = 0; r < in_rows; ++r) tile.row[r] = in[r] + (t * width * s - g_.left) * c_.pixel_bytes() + offset(b);
-        PC_TRY(call(tile, {Kind::kStrip, image, oy, t * width, rows, tile.count * width, b, step}));
-      }
+    const int64_t at_once = std::max<int64_t>(kStripBytes / (in_rows * s * c_.pixel_bytes()) / width, 4);
+    for (int64_t t = begin; t < end; t += at_once) {
+      DepthwiseF32Tile tile{};
+      tile.count = std::min(at_once, end - t);
+      tile.pixel_bytes = c_.pixel_bytes();
+      for (int r = 0; r < in_rows; ++r) tile.row[r] = in[r] + (t * width * s - g_.left) * c_.pixel_bytes() + offset(blocks.begin);
+      PC_TRY(call_f32(tile, {Kind::kStrip, image, oy, t * width, rows, tile.count * width, blocks.begin, blocks.end - blocks.begin}));
+    }
     return PC_OK;
   }
 
-  pc_status run_edge(int64_t image, int64_t oy, int rows, const char* const* in, int64_t ox, int tile, int tiles, const Range& blocks) {
+  pc_status run_edge(int64_t image, int64_t oy, int rows, const char* const* in, int64_t ox, int tile, const Range& blocks) {
     const int k = static_cast<int>(g_.kh), s = static_cast<int>(g_.sh), in_rows = (rows - 1) * s + k, wide = (tile - 1) * s + k;
     const char** p = pixel_;
-    for (int i = 0; i < tiles; ++i)
-      for (int r = 0; r < in_rows; ++r)
-        for (int x = 0; x < wide; ++x) {
-          const int64_t ix = (ox + i * tile) * s - g_.left + x;
-          *p++ = in[r] && ix >= 0 && ix < g_.width ? in[r] + ix * c_.pixel_bytes() : pad();
-        }
-    const int64_t columns = std::min<int64_t>(tile * tiles, g_.ow - ox);
-    return call_blocks(p - pixel_, {Kind::kEdge, image, oy, ox, rows, columns, 0, 1}, blocks);
+    for (int r = 0; r < in_rows; ++r)
+      for (int x = 0; x < wide; ++x) {
+        const int64_t ix = ox * s - g_.left + x;
+        *p++ = in[r] && ix >= 0 && ix < g_.width ? in[r] + ix * c_.pixel_bytes() : pad();
+      }
+    return call_blocks(p - pixel_, {Kind::kEdge, image, oy, ox, rows, std::min<int64_t>(tile, g_.ow - ox), 0, 1}, blocks);
   }
 
   // Any size, stride and dilation: the pixels of a few outputs, one by one.
@@ -381,7 +415,7 @@ class Part {
   pc_status call_blocks(int64_t count, Place place, const Range& blocks) {
     for (int64_t b = blocks.begin; b < blocks.end; b += place.blocks) {
       place.blocks = b < c_.cut.full ? blocks_at_once({b, std::min(blocks.end, c_.cut.full)}) : 1;
-      DepthwiseTile tile{};
+      DepthwiseS8Tile tile{};
       tile.pixel = pixel_;
       tile.offset = offset(b);
       tile.count = place.columns;
@@ -400,7 +434,13 @@ class Part {
         tile.offset = 0;
       }
       place.block = b;
-      PC_TRY(call(tile, place));
+      if (c_.is_s8) {
+        PC_TRY(call_s8(tile, place));
+      } else {
+        DepthwiseF32Tile f32{};
+        static_cast<DepthwiseTile&>(f32) = tile;
+        PC_TRY(call_f32(f32, place));
+      }
     }
     return PC_OK;
   }
@@ -410,7 +450,8 @@ class Part {
   bool raw() const { return c_.is_s8 && !fast_; }
   int64_t blocks_at_once(const Range& blocks) const { return raw() ? 1 : blocks.end - blocks.begin; }
 
-  pc_status call(DepthwiseTile& t, const Place& p) {
+  void fill(DepthwiseTile& t, const Place& p) const {
+    t.rows = p.rows;
     t.channels = c_.cut.channels(p.block);
     t.blocks = static_cast<int>(p.blocks);
     t.w_bytes = static_cast<ptrdiff_t>(c_.w.block_bytes);
@@ -420,12 +461,10 @@ class Part {
     t.y_pixel = g_.outputs * y_size;
     t.y_row = g_.ow * t.y_pixel;
     t.y = c_.y + ((p.image * g_.oh + p.row) * g_.ow + p.column) * t.y_pixel + p.block * c_.cut.block * y_size;
-    return c_.is_s8 ? call_s8(t, p) : call_f32(t, p);
   }
 
-  pc_status call_f32(const DepthwiseTile& t, const Place& p) {
-    DepthwiseF32Tile tile{};
-    static_cast<DepthwiseTile&>(tile) = t;
+  pc_status call_f32(DepthwiseF32Tile& tile, const Place& p) {
+    fill(tile, p);
     tile.bias = c_.d.bias ? c_.d.bias + p.block * c_.cut.block : nullptr;
     tile.low = c_.low;
     tile.high = c_.high;
@@ -436,15 +475,15 @@ class Part {
                                                    : c_.f32->edge;
     function(tile);
     for (int r = 0; is_curve(c_.d.activation) && r < p.rows; ++r)
-      c_.w.kernels->activation->in_place(c_.d.activation, reinterpret_cast<float*>(t.y + r * t.y_row), p.columns, t.channels * p.blocks, g_.outputs);
+      c_.w.kernels->activation->in_place(c_.d.activation, reinterpret_cast<float*>(tile.y + r * tile.y_row), p.columns, tile.channels * p.blocks,
+                                         g_.outputs);
     return PC_OK;
   }
 
-  pc_status call_s8(const DepthwiseTile& t, const Place& p) {
+  pc_status call_s8(DepthwiseS8Tile& tile, const Place& p) {
     const DepthwiseS8Kernel& kernel = *c_.w.kernels->depthwise_s8;
-    DepthwiseS8Tile tile{};
-    static_cast<DepthwiseTile&>(tile) = t;
-    if (p.kind == Kind::kTaps) tile.w = static_cast<const char*>(t.w) + kernel.taps_offset(g_.kh, g_.kw);
+    fill(tile, p);
+    if (p.kind == Kind::kTaps) tile.w = static_cast<const char*>(tile.w) + kernel.taps_offset(g_.kh, g_.kw);
     tile.start = ints(layout_.block_start) + p.block * c_.cut.block;
     tile.mult = floats(layout_.block_mult) + p.block * c_.cut.block;
     const bool y_signed = c_.d.y_type == PC_S8, x_signed = c_.d.x_type == PC_S8;
@@ -453,15 +492,11 @@ class Part {
     tile.low = c_.q.low + flip;
     tile.high = c_.q.high + flip;
     tile.flip = static_cast<uint8_t>(flip);
-    tile.raw = ints(layout_.raw);
+    tile.dual = p.kind == Kind::kStrip && dual(p.block);
+    tile.raw = raw() ? ints(layout_.raw) : nullptr;
     tile.raw_columns = kRawColumns;
-    if (p.kind == Kind::kTaps) {
-      kernel.taps[raw()][x_signed](tile);
-    } else {
-      const DepthwiseS8Tiles& tiles = c_.s8->to[raw()];
-      const auto& table = p.kind == Kind::kStrip ? tiles.strip : p.rows < c_.rows() ? tiles.edge_row : tiles.edge;
-      table[dual(p.block)][x_signed](tile);
-    }
+    const auto function = p.kind == Kind::kTaps ? kernel.taps[raw()][x_signed] : c_.s8->strip[tile.dual][x_signed];
+    function(tile);
     return raw() ? finish(tile, p) : static_cast<pc_status>(PC_OK);
   }
 
