@@ -303,8 +303,11 @@ class Part {
       else
         inside = false;
     }
-    if (c_.f32) return run_tiles(image, oy, rows, in, inside, blocks);
     const int64_t whole = std::min(blocks.end, c_.cut.full);
+    if (c_.f32) {
+      if (blocks.begin < whole) PC_TRY(run_tiles(image, oy, rows, in, inside, {blocks.begin, whole}));
+      return blocks.end > c_.cut.full ? run_tiles(image, oy, rows, in, inside, {c_.cut.full, blocks.end}) : static_cast<pc_status>(PC_OK);
+    }
     for (int r = 0; r < rows && blocks.begin < whole; r += c_.s8->rows)
       PC_TRY(run_strip_s8(image, oy + r, std::min(c_.s8->rows, rows - r), in + r * s, {blocks.begin, whole}));
     const int strip = dual(c_.cut.full) ? rows : c_.s8->rows;
