@@ -5,6 +5,7 @@ The peers are made up here, so that no library has to be installed; those that a
 
 from __future__ import annotations
 
+import ctypes
 import importlib.util
 import json
 import os
@@ -32,7 +33,8 @@ import ctypes, os, signal, time
 import numpy as np
 from pycompress.bench.peer import Peer, Ready
 
-PEER = Peer("{name}", "The {name}", {packages}, caps={{"scalar": {{"HELD": "yes"}}}}, not_held=["static"])
+PEER = Peer("{name}", "The {name}", {packages}, caps={{"scalar": {{"HELD": "yes"}}}}, not_held=["static"],
+            libraries={libraries})
 calls = 0
 
 @PEER.family("gemm", {forms})
@@ -53,7 +55,7 @@ U8S8 = {"u8s8": "an operation"}
 
 def adapter(directory: Path, name: str, **parts: Any) -> peer.Peer:
     """A made-up peer, correct but for what `parts` say."""
-    text = {"packages": [], "forms": U8S8, "before": "pass", "after": "pass", "setup": "pass"} | parts
+    text = {"packages": [], "libraries": [], "forms": U8S8, "before": "pass", "after": "pass", "setup": "pass"} | parts
     path = directory / f"{name}.py"
     path.write_text(ADAPTER.format(name=name, **text), encoding="utf-8")
     return peer.load(str(path))
@@ -177,6 +179,7 @@ def test_who_fails_is_named(tmp_path: Path) -> None:
         adapter(tmp_path, "good"),
         adapter(tmp_path, "off_by_one", after="y[0, 0] += 1"),
         adapter(tmp_path, "absent", packages=["no_such_package"]),
+        adapter(tmp_path, "no_library", libraries=["libno_such_library.so"]),
         adapter(tmp_path, "refuses", setup="raise RuntimeError('not this\\nshape')"),
         adapter(tmp_path, "crashes", before="os.kill(os.getpid(), signal.SIGSEGV)", forms=everything),
         adapter(tmp_path, "later", before="if calls > 30: ctypes.CDLL(None).abort()"),
@@ -191,6 +194,7 @@ def test_who_fails_is_named(tmp_path: Path) -> None:
     assert 0 < result["entries"][2]["error"] < 0.01
     assert not reasons(run, "good")
     assert reasons(run, "absent") == ["not installed (no_such_package)"]
+    assert reasons(run, "no_library") == ["not installed (libno_such_library.so)"]
     assert reasons(run, "refuses") == ["RuntimeError: not this shape"]
     assert reasons(run, "crashes") == ["crashed: SIGSEGV", "crashed: SIGSEGV", "given up: it died 2 times"]
     assert reasons(run, "later") == ["crashed: SIGABRT"]
@@ -534,6 +538,11 @@ def test_an_adapter_computes_the_product(name: str, tmp_path: Path) -> None:
     for package in about.packages:
         if importlib.util.find_spec(package) is None:
             pytest.skip(f"{package} is not installed")
+    for library in about.libraries:
+        try:
+            ctypes.CDLL(library)
+        except OSError:
+            pytest.skip(f"{library} is not installed")
     case = Shape(9, 70, 21)
     operands, path = gemm.Operands.of(case), tmp_path / "y.npy"
     worker = Process(name, process.cores(1), 1, None, {}, 100)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import importlib.util
 import json
 from pathlib import Path
@@ -12,7 +13,8 @@ import pytest
 from typer.testing import CliRunner
 
 import pycompress as pc
-from pycompress.bench import curves, measure, peer, report, sparse, versus
+from pycompress.bench import curves, measure, peer, process, report, sparse, versus
+from pycompress.bench.process import Process
 from pycompress.cli import app
 from pycompress.weights import explain
 
@@ -163,7 +165,7 @@ def test_beside_our_dense(quick: None) -> None:
 
 def test_groups_are_told_apart() -> None:
     served = {name: peer.load(name).groups.get("sparse") for name in peer.names()}
-    assert {name for name, group in served.items() if group == "sparse"} == {"scipy", "sparse_dot_mkl", "torch_sparse"}
+    assert {n for n, g in served.items() if g == "sparse"} == {"scipy", "sparse_dot_mkl", "torch_sparse", "xnnpack"}
     assert served["pycompress_dense"] == "our dense"
     assert {"onnxruntime", "torch_onednn", "torch_fbgemm", "numpy"} <= {n for n, g in served.items() if g == "dense"}
 
@@ -183,6 +185,28 @@ def test_scipy(form: str) -> None:
     made: Any = peer.load("scipy").setups["sparse"](operands, form)
     got = made.result(made.call())
     assert versus.deviation(got, sparse.FAMILY.reference(operands, form)) <= sparse.FAMILY.form(form).tolerance
+
+
+def has_xnnpack() -> bool:
+    try:
+        ctypes.CDLL(peer.load("xnnpack").libraries[0])
+    except OSError:
+        return False
+    return True
+
+
+@pytest.mark.skipif(not has_xnnpack(), reason="XNNPACK is not installed")
+def test_xnnpack(tmp_path: Path) -> None:
+    path = tmp_path / "y.npy"
+    worker = Process("xnnpack", process.cores(1), 1, None, {}, 100)
+    try:
+        for form in "dynamic_1x4", "f32_8x1", "f32_csr":
+            worker.ask("setup", family="sparse", case=str(CASE), form=form)
+            worker.ask("check", to=str(path))
+            error = versus.deviation(np.load(path), sparse.FAMILY.reference(sparse.Operands(CASE), form))
+            assert error <= sparse.FAMILY.form(form).tolerance, form
+    finally:
+        worker.end()
 
 
 # ---- explain

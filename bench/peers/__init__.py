@@ -16,5 +16,6 @@ NAMES = (
     "scipy",
     "sparse_dot_mkl",
     "torch_sparse",
+    "xnnpack",
     "pycompress_dense",
 )

@@ -32,7 +32,8 @@ class Peer:
 
     caps holds, for each instruction set that the library can be held to, the environment that does so. `hold` is for a
     library that wants to be asked: it is called in the worker, before the first setup, with the instruction set.
-    not_held names forms for which the library does not obey.
+    not_held names forms for which the library does not obey. libraries are shared ones of the system, which pip can't
+    install.
     """
 
     name: str  # as --peer takes it: the name of the file
@@ -41,6 +42,7 @@ class Peer:
     caps: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     hold: Callable[[str], None] | None = None
     not_held: Sequence[str] = ()
+    libraries: Sequence[str] = ()  # as dlopen takes them
     served: dict[str, dict[str, str]] = field(default_factory=dict)  # family -> form -> the library's operation
     setups: dict[str, Setup] = field(default_factory=dict)
     groups: dict[str, str] = field(default_factory=dict)  # family -> kind of competitor, where it tells several apart

@@ -18,6 +18,7 @@ What fails is answered by {"error": "what: why"}. The process ends with its inpu
 
 from __future__ import annotations
 
+import ctypes
 import gc
 import importlib
 import importlib.metadata
@@ -62,6 +63,11 @@ class Worker:
                 if error.name == package:
                     raise MissingError(package) from None
                 raise
+        for library in self.peer.libraries:
+            try:
+                ctypes.CDLL(library)
+            except OSError:
+                raise MissingError(library) from None
         if self.peer.hold is not None and self.isa is not None:
             self.peer.hold(self.isa)
         return {"versions": {package: importlib.metadata.version(package) for package in self.peer.packages}}
