@@ -7,7 +7,9 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["inverse_factor", "refit"]
+from .inputs import InputStatistics
+
+__all__ = ["inverse_factor", "matched", "refit"]
 
 Array: TypeAlias = NDArray[Any]
 Matrix: TypeAlias = NDArray[np.floating[Any]]
@@ -60,3 +62,16 @@ def refit(w: Array, mask: NDArray[np.bool_], hessian: Matrix, steps: int, start:
         before, weight = weight, np.einsum("nk,nk->n", residual, z)
         direction = z + np.divide(weight, before, out=np.zeros_like(weight), where=before > 0)[:, None] * direction
     return x.astype(np.float32)
+
+
+def matched(w: Array, before: Array, now: Array, seen: InputStatistics, damping: float = 0.1) -> NDArray[np.float32]:
+    """The weight, float32 [N, K], whose outputs on `now` are nearest to those of w on `before`, both [samples, K].
+
+    Least squares of now W^T - before w^T, and of W - w, times `damping` times the mean of the diagonal of H, for what
+    the samples do not tell. seen: the statistics of `now`.
+    """
+    # W = w + w (before - now)^T now (G + d)^-1: w where the two are the same
+    moved = (before - now).T @ now
+    hessian = seen.damped(damping)
+    change = np.linalg.solve(hessian, (w.astype(np.float64) @ (moved.astype(np.float64) / seen.count)).T).T
+    return np.asarray(w + change, np.float32)

@@ -161,7 +161,7 @@ def compress(
     tensors: Mapping[str, Array] | str | os.PathLike[str],
     recipe: Recipe | Mapping[str, Any] | str | os.PathLike[str],
     *,
-    calibration: Mapping[str, Any] | None = None,
+    calibration: Mapping[str, Any] | Callable[[Callable[..., NDArray[np.float32]]], object] | None = None,
     progress: Callable[[int, int, str], None] | None = None,
     evaluate: Callable[[CompressedModel], float] | None = None,
 ) -> CompressedModel:
@@ -171,6 +171,10 @@ def compress(
     outputs by inputs, weights of convolutions OIHW. recipe: a preset's name ("int8", "auto"), the path of a TOML file,
     what such a file holds as a dict, or a Recipe: see docs/recipes.md. calibration: by the name of a weight, the inputs
     of its layer, float32 [samples, K], or a list of such arrays; for a convolution [samples, I * kh * kw], its patches.
+    Or, much better where errors are large, a function `forward(layer)` that runs the network, and calls `layer(name,
+    x, bias=None, activation=None)` as `linear` with the weight of that name: x as above, all samples at once, result
+    float32 [samples, N]. It is called several times; each layer is compressed on what the compressed layers before it
+    give, towards the outputs that the network had (docs/recipes.md).
     progress: called with bytes done, bytes in all, and the name of a tensor. evaluate: for recipes that search: the
     error of a whole model, which then counts against the recipe's budget in place of that of the layers.
 

@@ -380,7 +380,7 @@ def _prune(found: Any, path: Path_) -> Prune:
         "pattern": _pattern,
         "block": _block,
         "m": _int(1, 1024),
-        "method": _one_of("magnitude", "wanda", "sparsegpt"),
+        "method": _one_of("magnitude", "wanda", "sparsegpt", "gradual"),
         "per": _one_of("tensor", "output"),
     }
     step = Prune(**_table(found, path, keys))

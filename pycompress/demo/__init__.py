@@ -1,6 +1,6 @@
-"""`pycompress demo`: a real sentence encoder, with float32, int8 and pruned int8 weights.
+"""`pycompress demo`: a real sentence encoder, with float32 weights and under each preset.
 
-fetch gets the model, sentences the input, minilm is the encoder, run compares the two, plot draws the comparison.
+fetch gets the model, sentences the input, minilm is the encoder, run compares the kinds, plot draws the comparison.
 """
 
 

@@ -1,14 +1,15 @@
 """The MiniLM sentence encoder (a BERT) in NumPy, with every linear layer by `pc.linear`.
 
-The same code runs float32, int8 and pruned int8: only the weights of the linear layers differ. The output of the last
-layer is averaged over the tokens of each sentence and brought to length 1, so that the cosine of two sentences is a dot
-product.
+The same code runs float32 and what recipes make of it: only the weights of the linear layers differ. The output of the
+last layer is averaged over the tokens of each sentence and brought to length 1, so that the cosine of two sentences is
+a dot product.
 """
 
 from __future__ import annotations
 
 import json
 import time
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -17,19 +18,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 import pycompress as pc
+from pycompress.weights import Weight
 
 from . import DemoError
 
 Floats = NDArray[np.float32]
 
-PRUNED, BLOCK = 0.8, (1, 4)  # what `Encoder.pruned` takes out of the feed-forward layers
+# The linear layers of a layer, in their order; query, key and value are one.
+PARTS = ("attention.self.qkv", "attention.output.dense", "intermediate.dense", "output.dense")
 
 
 @dataclass
 class Linear:
-    """A linear layer: weight [outputs, inputs], float32, int8 or sparse int8, and float32 bias [outputs]."""
+    """A linear layer: the weight [outputs, inputs], float32 or compressed, and float32 bias [outputs]."""
 
-    weight: Floats | pc.Int8Weight | pc.BSRWeight
+    weight: Floats | Weight
     bias: Floats
     activation: str | None = None
 
@@ -37,18 +40,6 @@ class Linear:
     def nbytes(self) -> int:
         """Bytes stored: weight, scales and bias."""
         return self.weight.nbytes + self.bias.nbytes
-
-    def quantized(self) -> Linear:
-        """The same layer with int8 weights, one scale for each output."""
-        if not isinstance(self.weight, np.ndarray):
-            return self
-        return replace(self, weight=pc.Int8Weight.from_float(self.weight))
-
-    def pruned(self) -> Linear:
-        """The same layer without the part PRUNED of its blocks, those of the least L2 norm in each output, in int8."""
-        assert isinstance(self.weight, np.ndarray)
-        w = pc.prune(self.weight, PRUNED, "block", block=BLOCK, per="output")
-        return replace(self, weight=pc.BSRWeight.from_dense(w, BLOCK, bits=8))
 
 
 @dataclass
@@ -81,14 +72,6 @@ class Layer:
 
     def linears(self) -> tuple[Linear, ...]:
         return self.qkv, self.attention_out, self.up, self.down
-
-    def quantized(self) -> Layer:
-        qkv, attention_out, up, down = (linear.quantized() for linear in self.linears())
-        return replace(self, qkv=qkv, attention_out=attention_out, up=up, down=down)
-
-    def pruned(self) -> Layer:
-        """int8, and the two feed-forward layers sparse."""
-        return replace(self.quantized(), up=self.up.pruned(), down=self.down.pruned())
 
 
 @dataclass
@@ -125,56 +108,97 @@ class Encoder:
         """How many of the model's linear layers these are: query, key and value count one each."""
         return sum(3 + len(layer.linears()) - 1 for layer in self.layers)
 
-    def quantized(self) -> Encoder:
-        """The same encoder with int8 weights in the linear layers, all else shared."""
-        return replace(self, layers=[layer.quantized() for layer in self.layers], linear_seconds=0.0)
+    def weights(self) -> dict[str, Any]:
+        """The weights of the linear layers, by the names that recipes know them by."""
+        return {name: linear.weight for name, linear in zip(self._names(), self.linears, strict=True)}
 
-    def pruned(self) -> Encoder:
-        """The same encoder in int8, with pruned feed-forward layers, which are not retrained."""
-        return replace(self, layers=[layer.pruned() for layer in self.layers], linear_seconds=0.0)
+    def _names(self) -> list[str]:
+        return [f"encoder.layer.{i}.{part}.weight" for i in range(len(self.layers)) for part in PARTS]
+
+    def with_weights(self, weights: Mapping[str, Any]) -> Encoder:
+        """The same encoder with these in its linear layers, all else shared. Arrays are packed once, as weights are."""
+        found = (weights[name] for name in self._names())
+        each = iter([pc.Float32Weight.from_float(w) if isinstance(w, np.ndarray) else w for w in found])
+        layers = [
+            replace(
+                layer,
+                qkv=replace(layer.qkv, weight=next(each)),
+                attention_out=replace(layer.attention_out, weight=next(each)),
+                up=replace(layer.up, weight=next(each)),
+                down=replace(layer.down, weight=next(each)),
+            )
+            for layer in self.layers
+        ]
+        return replace(self, layers=layers, linear_seconds=0.0)
+
+    def calibration(self, batches: Sequence[Batch]) -> Callable[[Callable[..., Floats]], None]:
+        """These batches as the `calibration` of `pc.compress`: the encoder runs on all of them at once."""
+        keep = np.concatenate([batch.mask.reshape(-1) for batch in batches])
+
+        def forward(layer: Callable[..., Floats]) -> None:
+            def product(name: str, linear: Linear, x: Floats) -> Floats:
+                y = np.zeros((len(x), len(linear.bias)), np.float32)  # padding is no sample
+                y[keep] = layer(name, x[keep], linear.bias, linear.activation)
+                return y
+
+            self._run(batches, product)
+
+        return forward
 
     def __call__(self, ids: NDArray[np.int64], mask: NDArray[np.bool_], *, num_threads: int | None = None) -> Floats:
         """Embed token `ids` [sentences, length]; `mask`, of the same shape, is False on padding."""
-        length = ids.shape[1]
-        x = self.norm((self.words[ids] + self.positions[:length]).reshape(ids.size, -1))
-        # Nothing to add where no sentence of the batch is padded.
-        blocked = None if mask.all() else np.where(mask, np.float32(0), np.float32(-np.inf))[:, None, None, :]
-        for layer in self.layers:
-            qkv = self._linear(x, layer.qkv, num_threads).reshape(*ids.shape, 3, self.heads, -1)
-            context = self._linear(_attention(qkv, blocked), layer.attention_out, num_threads)
-            context += x
-            x = layer.attention_norm(context)
-            y = self._linear(self._linear(x, layer.up, num_threads), layer.down, num_threads)
-            y += x
-            x = layer.norm(y)
+
+        def product(name: str, layer: Linear, x: Floats) -> Floats:
+            start = time.perf_counter()
+            y: Floats = pc.linear(x, layer.weight, layer.bias, activation=layer.activation, num_threads=num_threads)
+            self.linear_seconds += time.perf_counter() - start
+            return y
+
+        x = self._run([Batch(np.arange(len(ids)), ids, mask)], product)
         weights = mask / mask.sum(axis=1, keepdims=True, dtype=np.float32)
         mean: Floats = np.matmul(weights[:, None, :].astype(np.float32), x.reshape(*ids.shape, -1))[:, 0]
         mean /= np.linalg.norm(mean, axis=1, keepdims=True)
         return mean
 
-    def _linear(self, x: Floats, layer: Linear, num_threads: int | None) -> Floats:
-        start = time.perf_counter()
-        y: Floats = pc.linear(x, layer.weight, layer.bias, activation=layer.activation, num_threads=num_threads)
-        self.linear_seconds += time.perf_counter() - start
-        return y
+    def _run(self, batches: Sequence[Batch], product: Callable[[str, Linear, Floats], Floats]) -> Floats:
+        """The last layer's output of all tokens of all batches, [tokens, hidden]; a product takes all at once."""
+        x = _joined([self._embedded(batch.ids) for batch in batches])
+        cuts = np.cumsum([batch.ids.size for batch in batches])[:-1]
+        names = iter(self._names())
+        for layer in self.layers:
+            qkv = product(next(names), layer.qkv, x)
+            parts = zip(np.split(qkv, cuts), batches, strict=True)
+            context = _joined([_attention(part, batch.mask, self.heads) for part, batch in parts])
+            y = product(next(names), layer.attention_out, context)
+            y += x
+            x = layer.attention_norm(y)
+            inner = product(next(names), layer.up, x)
+            y = product(next(names), layer.down, inner)
+            y += x
+            x = layer.norm(y)
+        return x
+
+    def _embedded(self, ids: NDArray[np.int64]) -> Floats:
+        return self.norm((self.words[ids] + self.positions[: ids.shape[1]]).reshape(ids.size, -1))
 
 
-def _attention(qkv: Floats, blocked: Floats | None) -> Floats:
-    """qkv [sentences, length, 3, heads, size] and blocked [sentences, 1, 1, length] give [sentences * length, hidden].
+def _joined(parts: list[Floats]) -> Floats:
+    return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
-    Everything is float32; `blocked` is added to the scores of each query: -inf hides a key.
-    """
-    sentences, length, _, heads, size = qkv.shape
-    query, key, value = qkv.transpose(2, 0, 3, 1, 4)
-    scores = np.matmul(query, key.swapaxes(-1, -2))
-    scores *= np.float32(size**-0.5)
-    if blocked is not None:
-        scores += blocked
+
+def _attention(qkv: Floats, mask: NDArray[np.bool_], heads: int) -> Floats:
+    """qkv [sentences * length, 3 * hidden] and mask [sentences, length] give [sentences * length, hidden], float32."""
+    sentences, length = mask.shape
+    query, key, value = qkv.reshape(sentences, length, 3, heads, -1).transpose(2, 0, 3, 1, 4)
+    # The smaller arrays are scaled: the queries, and the sums of the values.
+    scores = np.matmul(query * np.float32(query.shape[-1] ** -0.5), key.swapaxes(-1, -2))
+    if not mask.all():  # -inf hides a key from all queries
+        scores += np.where(mask, np.float32(0), np.float32(-np.inf))[:, None, None, :]
     scores -= scores.max(axis=-1, keepdims=True)
     np.exp(scores, out=scores)
-    scores /= scores.sum(axis=-1, keepdims=True)
     context = np.matmul(scores, value)
-    by_token: Floats = context.swapaxes(1, 2).reshape(sentences * length, heads * size)
+    context /= scores.sum(axis=-1, keepdims=True)
+    by_token: Floats = context.swapaxes(1, 2).reshape(len(qkv), -1)
     return by_token
 
 

@@ -1,8 +1,9 @@
-"""The comparison: the same sentences embedded with float32, int8 and pruned int8 weights, on one core and on all."""
+"""The comparison: the same sentences embedded with float32 weights and under each preset, on one core and on all."""
 
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -13,15 +14,20 @@ import numpy as np
 from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
+import pycompress as pc
+from pycompress.recipe import Recipe, Rule
+
 from . import minilm
 from .minilm import Batch, Encoder
 
 Floats = NDArray[np.float32]
 Step = Callable[[int], None]  # told how many more sentences have been embedded
 
-KINDS = ("float32", "int8", "pruned")  # pruned: int8, the feed-forward layers sparse
-BATCH_TOKENS = 256  # both kinds are fastest about here: the kernels have work enough, and activations stay in the cache
+PRESETS = ("fp16", "int8", "int4", "sparse-int8", "lowrank-int8")
+KINDS = ("float32", *PRESETS, "auto")
+BATCH_TOKENS = 256  # all kinds are fastest about here: the kernels have work enough, and activations stay in the cache
 NEIGHBOURS = 10
+CALIBRATION = 100  # sentences, others than those that are compared
 
 
 @dataclass
@@ -61,39 +67,55 @@ class Report:
     speed: dict[str, Speed]
     neighbours: int
     closeness: dict[str, Closeness]  # of all kinds but float32
-
-    def linear_speedup(self, kind: str = "int8") -> float:
-        """How many times faster the linear layers of that kind are than those of float32, on one core."""
-        return self.speed["float32"].linear_seconds / self.speed[kind].linear_seconds
+    chosen: dict[str, int]  # what `auto` took, and for how many weights
 
     def as_dict(self) -> dict[str, Any]:
         """For `--json`: plain numbers and names only."""
-        per_kind = {
-            kind: {
+        float32, kinds = self.speed["float32"], {}
+        for kind, speed in self.speed.items():
+            kinds[kind] = {
                 "linear_bytes": speed.linear_bytes,
                 "linear_seconds": speed.linear_seconds,
+                "linear_speedup": float32.linear_seconds / speed.linear_seconds,
                 "sentences_per_second": {
                     "one_core": self.sentences / speed.one_core_seconds,
                     "all_cores": self.sentences / speed.all_cores_seconds,
                 },
             }
-            for kind, speed in self.speed.items()
-        }
-        per_kind["pruned"] |= {
-            "sparsity": minilm.PRUNED,
-            "block": list(minilm.BLOCK),
-            "linear_speedup": self.linear_speedup("pruned"),
-            **self.closeness["pruned"].as_dict(self.neighbours),
-        }
+            if kind in self.closeness:
+                kinds[kind] |= self.closeness[kind].as_dict(self.neighbours)
         return {
             "sentences": self.sentences,
             "tokens": self.tokens,
             "linear_layers": self.linear_layers,
             "threads": self.threads,
-            **per_kind,
-            "linear_speedup": self.linear_speedup(),
-            **self.closeness["int8"].as_dict(self.neighbours),
+            **kinds,
+            "auto_took": self.chosen,
         }
+
+
+def auto() -> Recipe:
+    """For each weight the fastest of what the presets do, within a budget of error; as the demo multiplies them."""
+    steps = {preset: Recipe.preset(preset).rule("w", "linear") for preset in PRESETS}
+    rule = Rule(candidates=tuple(rule.steps for rule in steps.values() if rule is not None))
+    return Recipe((rule,), batch=BATCH_TOKENS, threads=1, budget=Recipe.preset("auto").budget, label="auto")
+
+
+def compressed(
+    encoder: Encoder, calibration: list[list[int]], step: Callable[[str], None]
+) -> tuple[dict[str, Encoder], dict[str, int]]:
+    """The encoder in each of KINDS, calibrated on sentences of these tokens; and what `auto` took, how many times.
+
+    `step` is called with each kind when it is done.
+    """
+    weights, forward = encoder.weights(), encoder.calibration(minilm.batches(calibration, BATCH_TOKENS))
+    encoders, taken = {"float32": encoder.with_weights(weights)}, Counter[str]()
+    for kind in KINDS[1:]:
+        model = pc.compress(weights, auto() if kind == "auto" else kind, calibration=forward)
+        encoders[kind] = encoder.with_weights(model)
+        taken = Counter(layer.label for layer in model.report().layers)
+        step(kind)
+    return encoders, dict(taken.most_common())
 
 
 def passes(threads: int, repeat: int) -> int:
@@ -101,15 +123,25 @@ def passes(threads: int, repeat: int) -> int:
     return repeat * (1 if threads == 1 else 2)
 
 
-def compare(directory: Path, sentences: list[str], *, threads: int, repeat: int, step: Step) -> Report:
+def compare(
+    directory: Path,
+    sentences: list[str],
+    calibration: list[str],
+    *,
+    threads: int,
+    repeat: int,
+    made: Callable[[str], None],
+    step: Step,
+) -> Report:
     """Embed `sentences` (2 or more) with the model in `directory`, `repeat` times with each kind of weights.
 
-    The kinds take turns, so that a change in the machine's speed meets both; each time is the median of `repeat`.
-    `step` is called with the number of sentences that have just been embedded.
+    calibration: other sentences. The kinds take turns, so that a change in the machine's speed meets all; each time is
+    the median of `repeat`. `made` is called with a kind when its weights are there, `step` with the number of sentences
+    that have just been embedded.
     """
     encoder = Encoder.load(directory)
-    encoders = {"float32": encoder, "int8": encoder.quantized(), "pruned": encoder.pruned()}
-    tokens = minilm.tokenize(directory, sentences, longest=len(encoder.positions))
+    tokens, learnt = (minilm.tokenize(directory, texts, len(encoder.positions)) for texts in (sentences, calibration))
+    encoders, chosen = compressed(encoder, learnt, made)
     total = sum(map(len, tokens))
     hidden = encoder.words.shape[1]
 
@@ -131,7 +163,7 @@ def compare(directory: Path, sentences: list[str], *, threads: int, repeat: int,
         closeness[kind] = Closeness(cosines, top1, overlap)
     size = {kind: sum(layer.nbytes for layer in encoders[kind].linears) for kind in KINDS}
     speed = {kind: Speed(size[kind], linear[kind], one_core[kind], all_cores[kind]) for kind in KINDS}
-    return Report(len(sentences), total, encoder.linear_layers, threads, speed, neighbours, closeness)
+    return Report(len(sentences), total, encoder.linear_layers, threads, speed, neighbours, closeness, chosen)
 
 
 def _one_core(

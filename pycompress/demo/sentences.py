@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 
 FEWEST, MOST = 5, 60  # words in a sentence
 
@@ -48,3 +49,11 @@ def load(count: int) -> list[str]:
     found = list(dict.fromkeys(sentence for name in sorted(topics) for sentence in split(topics[name])))
     count = min(count, len(found))
     return [found[i * len(found) // count] for i in range(count)]
+
+
+def split_off(count: int, others: int) -> tuple[list[str], list[str]]:
+    """`load(count)`, and up to `others` sentences that are not among them, evenly spread; without any, these."""
+    chosen = load(count)
+    rest = [sentence for sentence in load(sys.maxsize) if sentence not in set(chosen)] or chosen
+    others = min(others, len(rest))
+    return chosen, [rest[i * len(rest) // others] for i in range(others)]

@@ -3,6 +3,7 @@
 plan.py    which steps each tensor is taken through       layers.py  one layer through its steps
 work.py    the layers: here, in processes, on a cluster   store.py   where finished ones wait, and are found again
 times.py   what they take on this machine                 search.py  the choice among candidates
+inorder.py layer by layer, while the network runs
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from ..io import Tensors, open_tensors, schema, writer
 from ..io.safetensors import Tensor
 from ..model import CompressedModel, load
 from ..recipe import Recipe
+from .inorder import Forward, inputs_of
 from .plan import InMemory, Plan, make_plan
 from .run import Finished, Progress, run_plan
 from .store import Journal, Memory
@@ -29,7 +31,7 @@ def compress(
     tensors: Mapping[str, Any] | str | os.PathLike[str],
     recipe: Recipe | Mapping[str, Any] | str | os.PathLike[str],
     *,
-    calibration: Mapping[str, Any] | None = None,
+    calibration: Mapping[str, Any] | Forward | None = None,
     progress: Callable[[int, int, str], None] | None = None,
     evaluate: Callable[[CompressedModel], float] | None = None,
 ) -> CompressedModel:
@@ -38,13 +40,22 @@ def compress(
     if isinstance(tensors, str | os.PathLike):
         tensors = open_tensors(tensors)
     source = tensors if isinstance(tensors, Tensors) else InMemory(tensors)
-    plan = make_plan(_new(source), recipe, calibration)
+    forward, inputs = None, None
+    if isinstance(calibration, Mapping):
+        inputs = calibration
+    elif callable(calibration):
+        forward = calibration
+        transposed = {one.name: one.transposed for one in make_plan(_new(source), recipe, None, later=True).tensors}
+        inputs = inputs_of(forward, source, transposed)
+    elif calibration is not None:
+        raise TypeError(f"calibration is {type(calibration).__name__}, wanted a mapping or a function")
+    plan = make_plan(_new(source), recipe, inputs)
 
     def told(phase: str, name: str, done: int, total: int) -> None:
         if progress is not None and phase == "converting":
             progress(done, total, name)
 
-    finished = run_plan(plan, source, calibration, Memory(), Here(), told, evaluate, times=recipe.searches)
+    finished = run_plan(plan, source, inputs, Memory(), Here(), told, evaluate, times=recipe.searches, forward=forward)
     return CompressedModel(finished.tensors(source), finished.report)
 
 

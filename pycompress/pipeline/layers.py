@@ -11,13 +11,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .. import weights as kinds
+from .._hessian import matched
 from ..inputs import InputStatistics
 from ..io import Info
 from ..ops import linear
 from ..recipe import Prune, Quantize, Steps
 from ..weights import Weight
 
-__all__ = ["Made", "Samples", "kind_of", "make", "missing"]
+__all__ = ["Made", "Samples", "kind_of", "make"]
 
 Array = NDArray[Any]
 Floats = NDArray[np.float32]
@@ -56,23 +57,6 @@ def kind_of(name: str, info: Info) -> str:
         return "other"
     module = name.removesuffix(".weight").rpartition(".")[2].lower()
     return "embedding" if _TABLE.search(module) and not _NO_TABLE.search(module) else "linear"
-
-
-def missing(steps: Steps, layer: str) -> str | None:
-    """The name of the kind of weight that the steps need and this version does not have; None when all are there."""
-    wanted = [name for name in _kinds(steps, layer) if name not in kinds.__all__]
-    return wanted[0] if wanted else None
-
-
-def _kinds(steps: Steps, layer: str) -> list[str]:
-    names = ["LowRankWeight"] if steps.factorize is not None else []
-    if steps.prune is not None and layer != "conv":
-        names.append("BSRWeight" if steps.prune.pattern == "block" else "CSRWeight")
-    elif layer == "depthwise":
-        names.append("DepthwiseWeight")
-    elif steps.quantize is not None:
-        names.append({8: "Int8Weight", 4: "Int4Weight", 16: "Float16Weight"}[steps.quantize.bits])
-    return names
 
 
 class Samples:
@@ -118,8 +102,14 @@ class Samples:
         return [seen.gram, seen.sum, seen.absmax, np.array(seen.count)]
 
 
-def make(w: Floats, steps: Steps, layer: str, samples: Samples | None, seed: int) -> Made:
-    """Take a weight, float32 [N, K] or [O, I, kh, kw], through the steps."""
+def make(
+    w: Floats, steps: Steps, layer: str, samples: Samples | None, seed: int, reference: Floats | None = None
+) -> Made:
+    """Take a weight, float32 [N, K] or [O, I, kh, kw], through the steps.
+
+    reference: for each row of the samples what it was before other layers were compressed. The outputs of w on these
+    are what is wanted, and what errors are relative to.
+    """
     whole, dense = w, layer in ("conv", "depthwise")
     if layer == "pointwise":
         w = whole = w.reshape(w.shape[:2])  # convolutions of 1 x 1 take every kind as a matrix, and so does linear
@@ -127,6 +117,8 @@ def make(w: Floats, steps: Steps, layer: str, samples: Samples | None, seed: int
     if layer == "depthwise":
         samples = None  # each channel has inputs of its own: nothing else here uses them
     inputs = None if samples is None or not _uses_inputs(steps) else samples.statistics
+    if inputs is not None and samples is not None and samples.rows is not None and reference is not None:
+        w = matched(w.reshape(len(w), -1), reference, samples.rows, inputs).reshape(w.shape)
     note, factors = "", None
     if steps.factorize is not None:
         from ..factorize import factorize
@@ -150,7 +142,7 @@ def make(w: Floats, steps: Steps, layer: str, samples: Samples | None, seed: int
         weight = kinds.LowRankWeight(a, b)
         rest = str(Steps(None, steps.prune, steps.quantize))
         label = f"rank {factors.rank}" + (f" {rest}" if rest != "float32" else "")
-    error, error_of = _error(whole, weight, samples, dense, x_qparams)
+    error, error_of = _error(whole, weight, samples, dense, x_qparams, reference)
     return Made(weight, label, error if math.isfinite(error) else None, error_of, x_qparams, note)
 
 
@@ -181,7 +173,7 @@ def _rest(w: Floats, steps: Steps, layer: str, inputs: Any) -> Any:
         if layer != "conv":
             return _sparse(w, steps.prune, 32 if steps.quantize is None else 8)
     if layer == "depthwise":
-        return _kind("DepthwiseWeight").from_float(w, bits=8)
+        return kinds.DepthwiseWeight.from_float(w, bits=8)
     return w if steps.quantize is None else _quantize(w, steps.quantize, inputs)
 
 
@@ -195,8 +187,8 @@ def _prune(w: Floats, p: Prune, inputs: Any) -> Floats:
 
 def _sparse(w: Floats, p: Prune, bits: int) -> Weight:
     if p.pattern == "block":
-        return _as_weight(_kind("BSRWeight").from_dense(w, block=p.block, bits=bits))
-    return _as_weight(_kind("CSRWeight").from_dense(w, bits=bits))
+        return _as_weight(kinds.BSRWeight.from_dense(w, block=p.block, bits=bits))
+    return _as_weight(kinds.CSRWeight.from_dense(w, bits=bits))
 
 
 def _quantize(w: Floats, q: Quantize, inputs: Any) -> Weight:
@@ -209,11 +201,6 @@ def _quantize(w: Floats, q: Quantize, inputs: Any) -> Weight:
     clip: Any = q.clip
     made = quantize(w, q.bits, per=per, group_size=q.group_size, rounding=rounding, clip=clip, inputs=inputs)
     return _as_weight(made)
-
-
-def _kind(name: str) -> Any:
-    """A class that may come with a later version; `missing` has been asked before any work."""
-    return getattr(kinds, name)
 
 
 def _as_weight(made: Any) -> Weight:
@@ -237,7 +224,12 @@ def _through(inputs: InputStatistics | None, b: Weight | Array) -> InputStatisti
 
 
 def _error(
-    w: Floats, weight: Weight | Array, samples: Samples | None, dense: bool, x_qparams: tuple[float, int] | None
+    w: Floats,
+    weight: Weight | Array,
+    samples: Samples | None,
+    dense: bool,
+    x_qparams: tuple[float, int] | None,
+    reference: Floats | None,
 ) -> tuple[float, str]:
     """Relative error (Frobenius) of the outputs on the calibration inputs, else of the weight.
 
@@ -246,15 +238,17 @@ def _error(
     matrix = w.reshape(len(w), -1)
     if samples is not None and samples.rows is not None:
         x = samples.rows
+        before = x if reference is None else reference
         if len(x) > MOST_ROWS:
-            x = x[np.linspace(0, len(x) - 1, MOST_ROWS).astype(int)]
+            some = np.linspace(0, len(x) - 1, MOST_ROWS).astype(int)
+            x, before = x[some], before[some]
         if dense:
             x_qparams = None
         used = weight if len(weight.shape) == 2 and not dense else _floats(weight).reshape(matrix.shape)
         wrong = total = 0.0
         for start in range(0, len(x), 512):
             part = np.ascontiguousarray(x[start : start + 512])
-            y = (part @ matrix.T).astype(np.float64)
+            y = (before[start : start + 512] @ matrix.T).astype(np.float64)
             wrong += float(np.sum((linear(part, used, x_qparams=x_qparams) - y) ** 2))
             total += float(np.sum(y * y))
         return (math.sqrt(wrong / total) if total else math.sqrt(wrong)), "outputs"

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from ..io import Info, Tensors
 from ..io.safetensors import CODES
 from ..recipe import Recipe, Steps
-from .layers import kind_of, missing
+from .layers import kind_of
 from .work import Task
 
 __all__ = ["InMemory", "Plan", "Planned", "make_plan"]
@@ -62,20 +62,23 @@ class Plan:
     tensors: tuple[Planned, ...]
 
 
-def make_plan(tensors: Tensors, recipe: Recipe, calibration: Mapping[str, Any] | None) -> Plan:
-    """The steps of each tensor. ValueError for steps that need what is not there, or calibration of no tensor."""
+def make_plan(tensors: Tensors, recipe: Recipe, calibration: Mapping[str, Any] | None, *, later: bool = False) -> Plan:
+    """The steps of each tensor. ValueError for steps that need what is not there, or calibration of no tensor.
+
+    later: calibration inputs are still to come.
+    """
     if calibration is not None:
         if not isinstance(calibration, Mapping):
             raise TypeError(f"calibration is {type(calibration).__name__}, wanted a mapping of names to arrays")
         if strange := [name for name in calibration if name not in tensors]:
             raise ValueError(f"calibration has inputs of {strange[0]!r}, and the model has no tensor of that name")
-    planned = tuple(_planned(name, tensors.info(name), recipe, calibration) for name in tensors)
+    planned = tuple(_planned(name, tensors.info(name), recipe, calibration, later) for name in tensors)
     if not any(one.tasks for one in planned):
         raise ValueError(f"recipe {recipe.label!r} fits none of the {len(planned)} tensors")
     return Plan(recipe, planned)
 
 
-def _planned(name: str, info: Info, recipe: Recipe, calibration: Mapping[str, Any] | None) -> Planned:
+def _planned(name: str, info: Info, recipe: Recipe, calibration: Mapping[str, Any] | None, later: bool) -> Planned:
     layer = kind_of(name, info)
     rule = None if layer == "other" else recipe.rule(name, layer)
     transposed = (
@@ -86,17 +89,14 @@ def _planned(name: str, info: Info, recipe: Recipe, calibration: Mapping[str, An
     tried = rule.candidates or (rule.steps,)
     possible: list[Task] = []
     for steps in tried:
-        lacks = missing(steps, layer)
         # In a search zeros in the weight of a convolution are no use: its kernels multiply with them.
         useless = layer == "conv" and steps.prune is not None
-        if rule.candidates and (lacks or useless or layer not in steps.layers):
+        if rule.candidates and (useless or layer not in steps.layers):
             continue
-        if lacks:
-            raise ValueError(f"tensor {name!r}: {steps} needs {lacks}, which this version of pycompress does not have")
         if layer not in steps.layers:
             raise ValueError(f"tensor {name!r} is of a layer {layer!r}, for which there is no {steps}")
         needs = _needs_inputs(steps)
-        if needs and (calibration is None or name not in calibration):
+        if needs and not later and (calibration is None or name not in calibration):
             raise ValueError(f"tensor {name!r}: {needs} needs calibration inputs, and there are none for it")
         optional = bool(rule.candidates)
         possible.append(Task(name, len(possible), layer, steps, transposed, recipe.seed, info.nbytes, optional))
@@ -106,7 +106,7 @@ def _planned(name: str, info: Info, recipe: Recipe, calibration: Mapping[str, An
 
 def _needs_inputs(steps: Steps) -> str | None:
     """What in the steps cannot be done without calibration inputs."""
-    if steps.prune is not None and steps.prune.method in ("wanda", "sparsegpt"):
+    if steps.prune is not None and steps.prune.method in ("wanda", "sparsegpt", "gradual"):
         return f"method {steps.prune.method!r}"
     if steps.quantize is not None and steps.quantize.rounding == "gptq":
         return "rounding 'gptq'"

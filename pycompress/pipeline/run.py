@@ -16,11 +16,12 @@ from ..io.safetensors import CODES
 from ..model import CompressedModel
 from ..report import Candidate, Layer, Report
 from ..weights import Weight
+from .inorder import Forward, remake
 from .plan import Plan, Planned
 from .search import MARGIN, Choice, choose
 from .store import Piece, Store
 from .times import measure
-from .work import Done, Failed, Workers, dense
+from .work import Done, Failed, Task, Workers, matrix
 
 __all__ = ["Finished", "Progress", "run_plan"]
 
@@ -52,14 +53,34 @@ def run_plan(
     evaluate: Callable[[CompressedModel], float] | None,
     *,
     times: bool,
+    forward: Forward | None = None,
 ) -> Finished:
-    """Take the plan's tensors through their steps, measure what they take, and choose where there is a choice."""
+    """Take the plan's tensors through their steps, measure what they take, and choose where there is a choice.
+
+    forward: the network that gave the calibration inputs. What is chosen is then made again, layer by layer as it runs
+    (inorder.py); what there is no choice of is made only so.
+    """
     recipe = plan.recipe
-    made, failed = _convert(plan, source, calibration, store, workers, progress)
+    again = None if forward is None else _InOrder(plan, source, calibration or {}, store, forward, progress)
+    if again is not None and not recipe.searches:
+        done = again([task for one in plan.tensors for task in one.tasks], told=True)
+        made: dict[str, list[Done]] = {one.name: [done[one.name]] if one.name in done else [] for one in plan.tensors}
+        failed: dict[str, str] = {}
+    else:
+        made, failed = _convert(plan, source, calibration, store, workers, progress)
     seconds = _measure(plan, source, store, made, progress) if times else {}
     searched = [one for one in plan.tensors if one.searched and seconds.get(one.name)]
-    choice = _choose(plan, searched, made, seconds, source, store, evaluate)
+    choice = _choose(plan, searched, made, seconds, source, store, evaluate, again)
     chosen = {one.name: k - 1 for one, k in zip(searched, choice.chosen, strict=True)}
+    if again is not None and recipe.searches:
+        picked = {
+            one.name: made[one.name][chosen.get(one.name, -1 if one.searched else 0)]
+            for one in plan.tensors
+            if made[one.name] and chosen.get(one.name, -1 if one.searched else 0) >= 0
+        }
+        for name, way in again([way.task for way in picked.values()]).items():
+            k = chosen.get(name, 0)
+            made[name] = [*made[name][:k], way, *made[name][k + 1 :]]
     pieces: dict[str, Piece] = {}
     layers = []
     for one in plan.tensors:
@@ -111,6 +132,38 @@ def _different(ways: list[Done]) -> list[Done]:
     return [way for way in ways if first[way.layer.label, way.layer.nbytes, way.layer.error] is way]
 
 
+class _InOrder:
+    """The given tasks made in the order of the network, of what `forward` runs."""
+
+    def __init__(
+        self,
+        plan: Plan,
+        source: Tensors,
+        inputs: Mapping[str, Any],
+        store: Store,
+        forward: Forward,
+        progress: Progress,
+    ) -> None:
+        self._source, self._inputs, self._store, self._forward = source, inputs, store, forward
+        self._transposed = {one.name: one.transposed for one in plan.tensors}
+        self._progress = progress
+
+    def __call__(self, tasks: list[Task], told: bool = False) -> dict[str, Done]:
+        """By name, without those that could not be made. told: say how far it is."""
+        total, done = sum(task.nbytes for task in tasks), 0
+
+        def step(task: Task) -> None:
+            nonlocal done
+            done += task.nbytes
+            if told:
+                self._progress("converting", task.name, done, total)
+
+        if told:
+            self._progress("converting", "", 0, total)
+        found = remake(self._forward, tasks, self._source, self._transposed, self._inputs, self._store, step)
+        return {one.task.name: one for one in found if isinstance(one, Done)}
+
+
 def _measure(
     plan: Plan, source: Tensors, store: Store, made: Mapping[str, list[Done]], progress: Progress
 ) -> dict[str, list[float]]:
@@ -123,16 +176,14 @@ def _measure(
         ways = made[one.name]
         threads = recipe.threads or _machine.get_num_threads()
 
-        def take(one: Planned = one, ways: list[Done] = ways, threads: int = threads) -> list[float] | None:
-            w = dense(source, one.name, one.transposed)
+        def take(one: Planned = one, ways: list[Done] = ways, threads: int = threads) -> list[float]:
+            w = matrix(source, one.name, one.transposed)
             weights = [(_piece(store, way).weight(), way.layer.x_qparams) for way in ways]
             return measure(w, weights, one.layer, recipe.batch, threads, SEARCH_ROUNDS if one.searched else ROUNDS)
 
         about = _machine.cpu_info()
         what = [[way.key for way in ways], recipe.batch, threads, about["name"], about["isa"], about["backend"]]
-        found = store.note(hashlib.blake2b(json.dumps(what).encode(), digest_size=20).hexdigest(), take)
-        if found is not None:
-            measured[one.name] = found
+        measured[one.name] = store.note(hashlib.blake2b(json.dumps(what).encode(), digest_size=20).hexdigest(), take)
         done += one.info.nbytes
         progress("measuring", one.name, done, total)
     return measured
@@ -146,6 +197,7 @@ def _choose(
     source: Tensors,
     store: Store,
     evaluate: Callable[[CompressedModel], float] | None,
+    again: _InOrder | None,
 ) -> Choice:
     recipe = plan.recipe
     most = recipe.layer_budget
@@ -162,6 +214,8 @@ def _choose(
     def whole(chosen: tuple[int, ...]) -> float:
         ways = {one.name: made[one.name][k - 1] for one, k in zip(searched, chosen, strict=True) if k}
         ways |= {one.name: made[one.name][0] for one in plan.tensors if one.tasks and not one.searched}
+        if again is not None:  # what is judged is what will be made
+            ways |= again([way.task for way in ways.values()])
         pieces = {name: _piece(store, way) for name, way in ways.items()}
         assert evaluate is not None
         return float(evaluate(CompressedModel(Finished(pieces, Report()).tensors(source))))

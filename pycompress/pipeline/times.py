@@ -29,24 +29,16 @@ def measure(
     batch: int,
     threads: int | None,
     rounds: int,
-) -> list[float] | None:
+) -> list[float]:
     """Seconds of one product with `batch` rows (output positions of a convolution): of w first, then of each weight.
 
-    weights: each with the QParams of its x, or None. Medians over `rounds` in which all take turns. None for a layer
-    that this version has no operation for.
+    weights: each with the QParams of its x, or None. Medians over `rounds` in which all take turns.
     """
     if layer == "pointwise":
         w = w.reshape(w.shape[:2])
-    calls = []
-    packed = getattr(
-        kinds, "Float32Weight", None
-    )  # what float32 can do, where it is packed beforehand as the others are
-    first = packed.from_float(w) if packed is not None and layer in ("linear", "pointwise") else w
-    for weight, x_qparams in ((first, None), *weights):
-        call = _call(weight, x_qparams, layer, batch, threads)
-        if call is None:
-            return None
-        calls.append(call)
+    # What float32 can do, packed beforehand as the others are.
+    first = kinds.DepthwiseWeight.from_float(w, bits=32) if layer == "depthwise" else kinds.Float32Weight.from_float(w)
+    calls = [_call(weight, x_qparams, layer, batch, threads) for weight, x_qparams in ((first, None), *weights)]
     repeats = []
     for call in calls:
         call()  # packs the weight
@@ -66,7 +58,7 @@ def measure(
 
 def _call(
     weight: Weight | Array, x_qparams: tuple[float, int] | None, layer: str, batch: int, threads: int | None
-) -> Callable[[], Any] | None:
+) -> Callable[[], Any]:
     import pycompress as pc
 
     rng = np.random.default_rng(0)
@@ -75,9 +67,7 @@ def _call(
         x = rng.standard_normal((batch, shape[1]), np.float32)
         matrix: Any = weight
         return lambda: pc.linear(x, matrix, x_qparams=x_qparams, num_threads=threads)
-    operation = getattr(pc, "depthwise_conv2d" if layer == "depthwise" else "conv2d", None)
-    if operation is None:
-        return None
+    operation: Any = pc.depthwise_conv2d if layer == "depthwise" else pc.conv2d
     side = max(1, math.isqrt(batch))
     channels = shape[0] if layer == "depthwise" else shape[1]
     image = rng.standard_normal((1, side, -(-batch // side), channels), np.float32)

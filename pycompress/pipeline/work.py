@@ -22,7 +22,7 @@ from ..report import Layer
 from .layers import Made, Samples, make
 from .store import Journal, Store, digest_of, key_of
 
-__all__ = ["Cluster", "Done", "Failed", "Here", "Processes", "Task", "Workers", "dense"]
+__all__ = ["Cluster", "Done", "Failed", "Here", "Processes", "Task", "Workers", "finish", "matrix", "named"]
 
 Array = NDArray[Any]
 
@@ -65,7 +65,7 @@ class Workers(Protocol):
         """Each task done, in any order, its piece in the store. An error is raised with the tensor's name."""
 
 
-def dense(tensors: Mapping[str, Array], name: str, transposed: bool) -> NDArray[np.float32]:
+def matrix(tensors: Mapping[str, Array], name: str, transposed: bool) -> NDArray[np.float32]:
     """A tensor as its layer's weight: float32, [N, K] also where it lies as [K, N]."""
     w = tensors[name]
     with np.errstate(over="ignore"):
@@ -83,7 +83,7 @@ class _Reader:
         """The weight, its inputs, and the key of the task."""
         if self._last is None or self._last[0] != task.name:
             self._last = None  # not two at a time
-            w = dense(self._tensors, task.name, task.transposed)
+            w = matrix(self._tensors, task.name, task.transposed)
             samples = None
             if self._calibration is not None and task.name in self._calibration:
                 # Of a depthwise convolution only the range of its inputs counts, whatever their shape.
@@ -96,8 +96,13 @@ class _Reader:
 
 
 def _make(task: Task, w: Array, samples: Samples | None) -> Made:
+    return named(task, lambda: make(w, task.steps, task.layer, samples, task.seed))
+
+
+def named(task: Task, made: Callable[[], Made]) -> Made:
+    """What `made` gives; an error says of which tensor it is."""
     try:
-        return make(w, task.steps, task.layer, samples, task.seed)
+        return made()
     except (TypeError, ValueError, OverflowError) as error:
         raise type(error)(f"tensor {task.name!r}, {task.steps}: {error}") from None
 
@@ -117,7 +122,8 @@ def _record(task: Task, shape: tuple[int, ...], made: Made) -> Layer:
     )
 
 
-def _finish(task: Task, key: str, shape: tuple[int, ...], made: Callable[[], Made], store: Store) -> Done | Failed:
+def finish(task: Task, key: str, shape: tuple[int, ...], made: Callable[[], Made], store: Store) -> Done | Failed:
+    """Make a task's weight and put it into the store. An error is raised, unless others may do as well."""
     try:
         done = made()
     except (ValueError, OverflowError) as error:
@@ -134,7 +140,7 @@ def _do(task: Task, read: _Reader, store: Store) -> Done | Failed:
     found = store.get(key)
     if found is not None:
         return Done(task, key, found.layer)
-    return _finish(task, key, w.shape, lambda: _make(task, w, samples), store)
+    return finish(task, key, w.shape, lambda: _make(task, w, samples), store)
 
 
 class Here:
@@ -287,6 +293,6 @@ class Cluster:
                         distributed.wait(list(waiting), return_when="FIRST_COMPLETED")
                 for future in [future for future in waiting if future.done()]:
                     task, key, shape = waiting.pop(future)
-                    yield _finish(task, key, shape, future.result, store)
+                    yield finish(task, key, shape, future.result, store)
         finally:
             self._client.cancel(list(waiting))
