@@ -50,7 +50,7 @@ def kind_of(name: str, info: Info) -> str:
     if len(shape) == 4:
         if info.layer == "depthwise" or (info.layer is None and shape[1] == 1 and shape[0] > 1):
             return "depthwise"
-        return "pointwise" if shape[2:] == (1, 1) else "conv"
+        return "pointwise" if shape[2:] == (1, 1) and info.layer != "grouped" else "conv"
     if info.layer is not None:
         return info.layer if info.layer in ("linear", "embedding") else "other"
     if min(shape) == 1:

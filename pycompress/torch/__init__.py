@@ -1,1 +1,17 @@
-"""PyTorch modules that run the kernels of pycompress. Needs the extra `torch`."""
+"""PyTorch modules that run the kernels of pycompress (extra `torch`); docs/torch.md is the manual.
+
+    import pycompress.torch as pct
+
+    pct.compress_(model.eval(), "int8")                  # its Linear and Conv2d, in place
+    pct.load_(new_model, "small.safetensors")            # a state_dict of a compressed model
+"""
+
+try:
+    import torch as _torch  # noqa: F401
+except ImportError as error:
+    raise ImportError("pycompress.torch needs PyTorch: pip install pycompress-kernels[torch]") from error
+
+from .compress import compress_, load_
+from .modules import Conv2d, Linear
+
+__all__ = ["Conv2d", "Linear", "compress_", "load_"]

@@ -1,0 +1,278 @@
+"""`compress_`: the linear layers and convolutions of a model, by a recipe, in the model itself."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+import pycompress as pc
+from pycompress import pipeline
+from pycompress.io import Info, Tensors
+from pycompress.recipe import Recipe
+from pycompress.report import Report
+
+from .modules import EXTRA, Conv2d, Linear, read_state
+from .observe import Observed, observe, padding_of, passes_uint8
+
+__all__ = ["compress_", "load_"]
+
+Layer = nn.Linear | nn.Conv2d
+
+_ACTIVATIONS: dict[type[nn.Module], Callable[[Any], Any]] = {
+    nn.ReLU: lambda module: "relu",
+    nn.ReLU6: lambda module: "relu6",
+    nn.Hardtanh: lambda module: (float(module.min_val), float(module.max_val)),
+    nn.Hardswish: lambda module: "hardswish",
+    nn.SiLU: lambda module: "silu",
+    nn.GELU: lambda module: "gelu" if module.approximate == "none" else None,
+}
+_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d)
+_PASSING = (nn.MaxPool2d, nn.Dropout, nn.Dropout2d, nn.Identity, nn.Flatten)
+
+
+def compress_(
+    model: nn.Module,
+    recipe: Recipe | Mapping[str, Any] | str | os.PathLike[str],
+    *,
+    calibration: Iterable[Any] | None = None,
+    progress: Callable[[int, int, str], None] | None = None,
+) -> nn.Module:
+    """Compress the nn.Linear and nn.Conv2d of a model by a recipe, in place, and return the model.
+
+    recipe: as in `pycompress.compress`; names of tensors are those of `model.state_dict()`. calibration: batches of
+    inputs: tensors, tuples of arguments, or dicts of arguments by name; the model is run on each. progress: as in
+    `pycompress.compress`.
+
+    The layers that the recipe compresses become `Linear` and `Conv2d` of this package; any other module stays as it is,
+    with one exception. What calibration shows to follow a layer directly and alone becomes part of it: a BatchNorm, and
+    then an activation (ReLU, ReLU6, Hardtanh, Hardswish, SiLU, GELU); nn.Identity takes their place. Where the recipe
+    fixes the ranges of activations, what goes from one layer to others only, be it through ReLU, max pooling, flatten
+    or dropout, is uint8.
+
+    `model.pycompress_report` says what was done, layer by layer, and the error of each (pycompress.report.Report). The
+    state_dict of the model can be stored as safetensors, and loaded into a model that was compressed in the same way,
+    or by `load_` into a new one.
+
+    Raises ValueError for a model in training mode, for what is wrong with the recipe, and when it fits no layer.
+    TypeError for what is no model. Hooks of the layers that are replaced go with them.
+    """
+    recipe = Recipe.of(recipe)
+    names = _layers(model)
+    seen = Observed()
+    if calibration is not None:
+        modules = [module for module in model.modules() if _is_watched(module, names)]
+        seen = observe(model, list(calibration), names, modules)
+    parts = {layer: _Part(layer, seen) for layer in names}
+    inputs = {f"{names[layer]}.weight": rows for layer, rows in seen.samples.items()}
+    source = _Weights({f"{names[layer]}.weight": part for layer, part in parts.items()})
+    made = pipeline.compress(source, recipe, calibration=inputs if calibration is not None else None, progress=progress)
+    for layer, part in parts.items():
+        part.take(made, f"{names[layer]}.weight")
+    for part in parts.values():
+        part.connect(seen, parts)
+    notes = {}
+    places = list(model.named_modules(remove_duplicate=False))
+    where: dict[nn.Module, list[str]] = {}
+    for name, module in places:
+        where.setdefault(module, []).append(name)
+    for layer, part in parts.items():
+        if part.weight is None:
+            continue
+        absorbed = tuple(name for module in part.absorbed for name in where[module])
+        new = part.module(absorbed)
+        for name in where[layer]:
+            _put(model, name, new)
+        for name in absorbed:
+            _put(model, name, nn.Identity())
+        notes[f"{names[layer]}.weight"] = part.note(absorbed)
+    _keep_off_the_fast_path(model)
+    found = made.report()
+    model.pycompress_report = replace(
+        found, layers=tuple(replace(one, note=_joined(one.note, notes.get(one.name, ""))) for one in found.layers)
+    )
+    return model
+
+
+def load_(model: nn.Module, state: Mapping[str, Tensor] | str | os.PathLike[str]) -> nn.Module:
+    """Make of a new float model the compressed one whose state_dict this is, in place, and return it.
+
+    state: a state_dict of a model after `compress_`, or the path of a safetensors file with it. The layers that were
+    compressed are replaced, whatever is in them; then the state is loaded. Raises ValueError and RuntimeError for a
+    state that does not fit the model, FormatError for one that is broken.
+    """
+    if isinstance(state, str | os.PathLike):
+        from safetensors.torch import load_file
+
+        state = load_file(state)
+    modules = dict(model.named_modules(remove_duplicate=False))
+    for key in [key for key in state if key.endswith(f".{EXTRA}")]:
+        name = key.removesuffix(f".{EXTRA}")
+        old = modules.get(name)
+        if not isinstance(old, nn.Linear | nn.Conv2d):
+            continue  # the extra state of another module
+        prefix = f"{name}."
+        mine = {k.removeprefix(prefix): value for k, value in state.items() if k.startswith(prefix)}
+        kind = Linear if isinstance(old, nn.Linear) else Conv2d
+        new, absorbed = kind.restored(*read_state(mine))
+        if strange := [other for other in absorbed if other not in modules]:
+            raise ValueError(f"{name} did the work of {strange[0]!r}, which is no module of this model")
+        _put(model, name, new)
+        for other in absorbed:
+            _put(model, other, nn.Identity())
+    _keep_off_the_fast_path(model)
+    model.load_state_dict(state)
+    return model
+
+
+def _layers(model: nn.Module) -> dict[nn.Module, str]:
+    """What can be replaced, with its first name."""
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"model is {type(model).__name__}, wanted a torch.nn.Module")
+    if type(model) in (nn.Linear, nn.Conv2d):
+        raise ValueError(f"model is itself a {type(model).__name__}, which cannot be replaced: nn.Sequential(model)")
+    if model.training:
+        raise ValueError("model is in training mode, wanted model.eval(): compressed layers are for inference")
+    found = {module: name for name, module in model.named_modules() if _has_kernel(module)}
+    if not found:
+        raise ValueError("model has no nn.Linear and no nn.Conv2d with parameters on the CPU")
+    return found
+
+
+def _has_kernel(module: nn.Module) -> bool:
+    # Not subclasses, which may do something else with the weight, and no weight that is computed anew in each call.
+    if type(module) not in (nn.Linear, nn.Conv2d) or not isinstance(module._parameters.get("weight"), Tensor):
+        return False
+    if isinstance(module, nn.Conv2d) and module.padding_mode != "zeros":
+        return False
+    return module.weight.device.type == "cpu" and module.weight.is_floating_point()
+
+
+def _is_watched(module: nn.Module, layers: Mapping[nn.Module, str]) -> bool:
+    return module in layers or type(module) in (*_ACTIVATIONS, *_NORMS, *_PASSING)
+
+
+class _Part:
+    """One layer on its way: the modules that become part of it, its weight, and the scales on both sides."""
+
+    def __init__(self, layer: Any, seen: Observed) -> None:
+        self.layer, self.absorbed = layer, []
+        self.activation: Any = None
+        self.weight: Any = None
+        self.x_qparams: pc.QParams | None = None
+        self.y_qparams: pc.QParams | None = None
+        self.w, self.b = _floats(layer.weight), None if layer.bias is None else _floats(layer.bias)
+        follower = seen.follower(layer)
+        if type(follower) in _NORMS and not follower.training and follower.running_mean is not None:
+            self._fold(follower)
+            self.absorbed.append(follower)
+            follower = seen.follower(follower)
+        if type(follower) in _ACTIVATIONS:
+            self.activation = _ACTIVATIONS[type(follower)](follower)
+            self.absorbed += [follower] if self.activation is not None else []
+        self.channels_last = bool(seen.channels_last & {layer, *self.absorbed})
+
+    def _fold(self, norm: Any) -> None:
+        factor = torch.rsqrt(norm.running_var.double() + norm.eps)
+        factor = factor if norm.weight is None else factor * norm.weight.double()
+        shift = 0 if norm.bias is None else norm.bias.double()
+        b = torch.zeros_like(factor) if self.b is None else self.b.double()
+        self.w = (self.w.double() * factor.view(-1, *[1] * (self.w.ndim - 1))).float()
+        self.b = ((b - norm.running_mean.double()) * factor + shift).float()
+
+    @property
+    def kind(self) -> str:
+        """The layer's kind, as `pycompress.io.Info` has it."""
+        if isinstance(self.layer, nn.Linear):
+            return "linear"
+        groups = self.layer.groups
+        return "conv" if groups == 1 else "depthwise" if groups == self.layer.in_channels else "grouped"
+
+    def take(self, made: pc.CompressedModel, name: str) -> None:
+        """The weight that the recipe made, or None where it left the layer alone."""
+        weight = made[name]
+        if isinstance(weight, np.ndarray):
+            # Zeros in the weight of a convolution, or float32 as it was.
+            weight = None if np.array_equal(weight, self.w.numpy()) else pc.Float32Weight(weight)
+        self.weight, self.x_qparams = weight, made.x_qparams(name)
+
+    def connect(self, seen: Observed, parts: Mapping[nn.Module, _Part]) -> None:
+        """Give uint8 when all that reads the result are layers that quantize it alike."""
+        if self.weight is None or self.x_qparams is None or not self.weight.quantizes:
+            return
+        readers, relu = seen.readers([self.layer, *self.absorbed][-1])
+        wanted = {parts[reader].reads() if reader in parts else None for reader in readers}
+        if len(wanted) == 1 and (only := wanted.pop()) is not None and not (relu and only.zero_point):
+            self.y_qparams = only
+
+    def reads(self) -> pc.QParams | None:
+        """How this layer quantizes what it reads."""
+        return self.x_qparams if self.weight is not None and self.weight.quantizes else None
+
+    def module(self, absorbed: tuple[str, ...]) -> Linear | Conv2d:
+        more = {
+            "activation": self.activation,
+            "x_qparams": self.x_qparams,
+            "y_qparams": self.y_qparams,
+            "absorbed": absorbed,
+        }
+        if isinstance(self.layer, nn.Linear):
+            return Linear(self.weight, self.b, **more)
+        conv = self.layer
+        return Conv2d(
+            self.weight,
+            self.b,
+            stride=conv.stride,
+            padding=padding_of(conv),
+            dilation=conv.dilation,
+            groups=conv.groups,
+            channels_last=self.channels_last,
+            **more,
+        )
+
+    def note(self, absorbed: tuple[str, ...]) -> str:
+        return _joined(f"with {', '.join(absorbed)}" if absorbed else "", "gives uint8" if self.y_qparams else "")
+
+
+class _Weights(Tensors):
+    """The weights of the layers, for the pipeline."""
+
+    format = "torch"
+    files = ()  # type: ignore[assignment]
+
+    def __init__(self, parts: Mapping[str, _Part]) -> None:
+        super().__init__()
+        self._parts = parts
+        for name, part in parts.items():
+            shape = tuple(part.w.shape)
+            self._infos[name] = Info(shape, "F32", 4 * math.prod(shape), part.kind)
+
+    def __getitem__(self, name: str) -> NDArray[Any]:
+        return self._parts[name].w.numpy()
+
+
+def _floats(parameter: Tensor) -> Tensor:
+    return parameter.detach().float().contiguous()
+
+
+def _put(model: nn.Module, name: str, module: nn.Module) -> None:
+    parent, _, child = name.rpartition(".")
+    setattr(model.get_submodule(parent), child, module)
+
+
+def _keep_off_the_fast_path(model: nn.Module) -> None:
+    """torch's encoder layer has a path of its own in eval mode, which takes the weights of its layers."""
+    for module in model.modules():
+        if isinstance(module, nn.TransformerEncoderLayer) and isinstance(module.linear1, Linear):
+            module.activation_relu_or_gelu = 0
+
+
+def _joined(*notes: str) -> str:
+    return "; ".join(note for note in notes if note)

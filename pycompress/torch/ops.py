@@ -1,0 +1,267 @@
+"""The operators `torch.ops.pycompress.linear` and `.conv2d`: what the modules of this package call.
+
+    linear(Tensor x, Tensor[] arrays, str layer) -> Tensor
+    conv2d(Tensor x, Tensor[] arrays, str layer) -> Tensor
+
+`layer` is JSON: the kind of weight, the activation, the geometry; `arrays` the tensors that it names (`names`), as they
+are stored. So `torch.compile` sees plain tensors, and `torch.export` writes them into its file; the weight that is
+packed for this CPU is made at the first call, and kept as long as its first tensor lives (`ready`).
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import weakref
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+import pycompress as pc
+from pycompress.io import schema
+
+__all__ = ["conv2d", "describe", "linear", "names", "parse", "read", "run_conv2d", "run_linear", "weight_of"]
+
+BESIDE = ("bias", "x_qparams", "y_qparams")
+
+UNDER = "weight"  # the name of the weight, as docs/files.md has it: its arrays are weight/q, weight/scale, ...
+
+parse = functools.cache(json.loads)
+
+
+@functools.cache
+def names(layer: str) -> tuple[str, ...]:
+    """What the arrays of a layer are, in their order: those of the weight, bias, x_qparams, y_qparams."""
+    found = parse(layer)
+    return (*schema.tensors_of(UNDER, found["weight"]), *found["beside"])
+
+
+def describe(weight: Any, beside: dict[str, Tensor], **more: Any) -> tuple[dict[str, Tensor], str]:
+    """The arrays of a layer by name, and its description. beside: float32 tensors, by names of BESIDE."""
+    stored, arrays = schema.describe(UNDER, weight)
+    tensors = {name: torch.from_numpy(np.array(array)) for name, array in arrays.items()}  # torch knows no read-only
+    return tensors | beside, json.dumps({"weight": stored, "beside": list(beside), **more})
+
+
+def read(text: bytes, arrays: Mapping[str, Tensor]) -> str:
+    """A description from a file, with the arrays that it is to go with. FormatError for anything else."""
+    try:
+        layer = text.decode()
+        found = parse(layer)
+        keys = {"weight", "beside", "activation", "absorbed"}
+        if not isinstance(found, dict) or set(found) - {"geometry", "channels_last"} != keys:
+            raise ValueError(f"it has the keys {list(found)}")
+        if not (set(found["beside"]) <= set(BESIDE) and all(isinstance(name, str) for name in found["absorbed"])):
+            raise ValueError(f"it has beside the weight {found['beside']}, and absorbed {found['absorbed']}")
+        present = {name: arrays[name] for name in arrays if name.startswith(f"{UNDER}/")}
+        schema.parse(schema.metadata({UNDER: found["weight"]}, {}), present)
+        missing = [name for name in names(layer) if name not in arrays]
+        if missing:
+            raise ValueError(f"{missing[0]!r} is missing")
+        made = _Ready([arrays[name] for name in names(layer)], layer)
+        if made.bias is not None and made.bias.shape != (made.weight.shape[0],):
+            raise ValueError(f"bias has shape {made.bias.shape}, wanted {(made.weight.shape[0],)}")
+    except (TypeError, ValueError, RecursionError) as error:
+        raise pc.FormatError(f"no layer of pycompress: {error}") from None
+    return layer
+
+
+def weight_of(arrays: Sequence[Tensor], layer: str) -> Any:
+    """The weight in arrays; it shares their memory. FormatError (a ValueError) for what is none."""
+    # detach: an array keeps the tensor that it was made of, and that one must not be the key of `_kept`.
+    found = {name: array.detach().numpy() for name, array in zip(names(layer), arrays, strict=True)}
+    return schema.rebuild(UNDER, parse(layer)["weight"], found.__getitem__)
+
+
+class _Ready:
+    """A layer whose arrays have been checked. It holds for these tensors, as long as nobody changes them."""
+
+    __slots__ = (
+        "activation", "arguments", "bias", "ids", "key", "layer", "rest", "versions", "weight", "x_qparams", "y_qparams"
+    )  # fmt: skip
+
+    def __init__(self, arrays: Sequence[Tensor], layer: str) -> None:
+        found = parse(layer)
+        beside = {name: array.detach() for name, array in zip(names(layer), arrays, strict=True)}
+        self.weight = weight_of(arrays, layer)
+        self.bias = beside["bias"].numpy() if "bias" in beside else None
+        self.x_qparams, self.y_qparams = (qparams_of(beside.get(name)) for name in ("x_qparams", "y_qparams"))
+        activation = found["activation"]
+        self.activation = tuple(activation) if isinstance(activation, list) else activation
+        self.arguments = {k: tuple(v) if isinstance(v, list) else v for k, v in found.get("geometry", {}).items()}
+        self.layer, self.versions = layer, _versions(arrays)
+        self.ids, self.rest = tuple(map(id, arrays)), arrays[1:]  # kept, so that no other tensor gets their ids
+        key = id(arrays[0])
+        self.key = weakref.ref(arrays[0], lambda _: _kept.pop(key, None))
+
+
+_kept: dict[int, _Ready] = {}
+
+
+def ready(arrays: Sequence[Tensor], layer: str) -> _Ready:
+    """The layer of these tensors, packed at the first call, and anew when one of them was changed in place."""
+    found = _kept.get(id(arrays[0]))
+    if (
+        found is not None
+        and found.layer == layer
+        and found.ids == tuple(map(id, arrays))
+        and found.versions == _versions(arrays)
+    ):
+        return found
+    made = _kept[id(arrays[0])] = _Ready(arrays, layer)
+    return made
+
+
+def _versions(arrays: Sequence[Tensor]) -> list[int]:
+    try:
+        return [array._version for array in arrays]
+    except RuntimeError:  # made under inference_mode, which does not count changes
+        return []
+
+
+def qparams_of(pair: Tensor | None) -> pc.QParams | None:
+    """From float32 [2], scale and zero point."""
+    if pair is None:
+        return None
+    scale, zero_point = pair.tolist()
+    return pc.QParams(scale, int(zero_point))
+
+
+def _threads() -> int:
+    return min(torch.get_num_threads(), pc.get_num_threads())
+
+
+def _input(x: Tensor) -> Tensor:
+    """x in a type that kernels take. Other floats are rounded to float32; what is returned has their type again."""
+    if x.requires_grad:
+        x = x.detach()
+    if x.dtype is torch.float32 or x.dtype is torch.uint8:
+        return x
+    if not x.is_floating_point():
+        raise TypeError(f"x is a tensor of {x.dtype}, wanted a floating dtype, or uint8 between layers of integers")
+    return x.float()
+
+
+def _quantized(x: Any, layer: _Ready) -> Any:
+    """A layer with a quantized result takes its x quantized."""
+    if layer.y_qparams is None or x.dtype == np.uint8:
+        return x
+    scale, zero_point = layer.x_qparams  # type: ignore[misc]
+    return pc.quantize_linear(x, np.float32(scale), np.uint8(zero_point))
+
+
+def run_linear(x: Tensor, arrays: Sequence[Tensor], layer: str) -> Tensor:
+    """[..., K] -> [..., N]; memory is shared with NumPy on both sides."""
+    now, given = ready(arrays, layer), _input(x)
+    y = pc.linear(
+        _quantized(given.numpy(), now),
+        now.weight,
+        now.bias,
+        activation=now.activation,
+        x_qparams=now.x_qparams,
+        y_qparams=now.y_qparams,
+        num_threads=_threads(),
+    )
+    result = torch.from_numpy(y)
+    return result if given.dtype is x.dtype else result.to(x.dtype)
+
+
+def _in_channels_last(x: Tensor) -> bool:
+    """Whether an image lies in memory as [B, H, W, C], and only so. Between layers of integers it always does."""
+    return x.dtype is torch.uint8 or (
+        x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()
+    )
+
+
+def _result_in_channels_last(x: Tensor, found: Any) -> bool:
+    """A float result lies as a float x does; a layer that ends a chain of integers knows it from its calibration."""
+    if "y_qparams" in found["beside"]:
+        return True
+    return bool(found["channels_last"]) if x.dtype is torch.uint8 else _in_channels_last(x)
+
+
+def run_conv2d(x: Tensor, arrays: Sequence[Tensor], layer: str) -> Tensor:
+    """[B, C, H, W] -> [B, O, oh, ow]; without a copy where x is in channels_last."""
+    if x.ndim != 4:
+        raise ValueError(f"x has shape {tuple(x.shape)}, wanted [B, C, H, W]")
+    now, given = ready(arrays, layer), _input(x)
+    last = _result_in_channels_last(x, parse(layer))
+    direct = not _in_channels_last(given) and not last  # the kernels' own transposition, both ways
+    run: Any = pc.depthwise_conv2d if isinstance(now.weight, pc.DepthwiseWeight) else pc.conv2d
+    y = run(
+        _quantized(given.numpy() if direct else given.permute(0, 2, 3, 1).numpy(), now),
+        now.weight,
+        now.bias,
+        activation=now.activation,
+        x_qparams=now.x_qparams,
+        y_qparams=now.y_qparams,
+        layout="NCHW" if direct else "NHWC",
+        num_threads=_threads(),
+        **now.arguments,
+    )
+    result = torch.from_numpy(y)
+    if not direct:
+        result = result.permute(0, 3, 1, 2)
+        result = result if last else result.contiguous()
+    return result if given.dtype is x.dtype or y.dtype == np.uint8 else result.to(x.dtype)
+
+
+# ---- for the compiler: shapes alone
+
+
+def _result_dtype(x: Tensor, found: Any) -> torch.dtype:
+    if "y_qparams" in found["beside"]:
+        return torch.uint8
+    return torch.float32 if x.dtype is torch.uint8 else x.dtype
+
+
+def _fake_linear(x: Tensor, arrays: Sequence[Tensor], layer: str) -> Tensor:
+    found = parse(layer)
+    n, k = found["weight"]["shape"]
+    torch._check(x.shape[-1] == k, lambda: f"x has shape {tuple(x.shape)}, wanted [..., {k}]")
+    return x.new_empty((*x.shape[:-1], n), dtype=_result_dtype(x, found))
+
+
+def _fake_conv2d(x: Tensor, arrays: Sequence[Tensor], layer: str) -> Tensor:
+    found = parse(layer)
+    geometry, (outputs, _, *kernel) = found["geometry"], (*found["weight"]["shape"], 1, 1)[:4]
+    top, left, bottom, right = geometry["padding"]
+    sizes = [
+        (size + pad - (k - 1) * dilation - 1) // stride + 1
+        for size, pad, k, stride, dilation in zip(
+            x.shape[2:], (top + bottom, left + right), kernel, geometry["stride"], geometry["dilation"], strict=True
+        )
+    ]
+    dtype = _result_dtype(x, found)
+    if _result_in_channels_last(x, found):
+        return x.new_empty((x.shape[0], *sizes, outputs), dtype=dtype).permute(0, 3, 1, 2)
+    return x.new_empty((x.shape[0], outputs, *sizes), dtype=dtype)
+
+
+# ---- registration
+
+_library = torch.library.Library("pycompress", "FRAGMENT")
+
+
+def _no_gradient(context: Any, gradient: Tensor) -> Any:
+    raise RuntimeError(
+        "layers of pycompress are for inference and have no gradient: train with pycompress.qat, or detach their result"
+    )
+
+
+def _register(name: str, run: Callable[..., Tensor], fake: Callable[..., Tensor]) -> Any:
+    # The result's strides follow those of x: the compiler must not change them.
+    _library.define(
+        f"{name}(Tensor x, Tensor[] arrays, str layer) -> Tensor", tags=(torch.Tag.needs_fixed_stride_order,)
+    )
+    _library.impl(name, run, "CPU")
+    torch.library.register_fake(f"pycompress::{name}", fake, lib=_library)
+    torch.library.register_autograd(f"pycompress::{name}", _no_gradient, lib=_library)
+    return getattr(torch.ops.pycompress, name).default
+
+
+linear = _register("linear", run_linear, _fake_linear)
+conv2d = _register("conv2d", run_conv2d, _fake_conv2d)
