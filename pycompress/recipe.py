@@ -31,6 +31,7 @@ LAYERS = ("linear", "pointwise", "conv", "depthwise", "embedding")
 table that is looked up (a matrix with "emb", "wte" or "wpe" in its name, or that ONNX's Gather reads)."""
 
 _PATTERNS = ("unstructured", "block", "n:m")
+_ACTIVATIONS = ("dynamic", "minmax", "moving_average", "percentile", "entropy", "mse")
 
 
 @dataclass(frozen=True)
@@ -222,8 +223,8 @@ def default_candidates() -> tuple[Steps, ...]:
     )
 
 
-def _int8() -> Recipe:
-    return Recipe((Rule(steps=_INT8),))
+def _int8(activations: str = "dynamic") -> Recipe:
+    return Recipe((Rule(steps=Steps(quantize=Quantize(8, activations=activations))),))
 
 
 def _int4(group_size: int = 32) -> Recipe:
@@ -399,7 +400,7 @@ def _quantize(found: Any, path: Path_) -> Quantize:
         "group_size": _one_of(32, 64, 128),
         "rounding": _one_of("nearest", "gptq"),
         "clip": _one_of("max", "mse"),
-        "activations": _one_of("dynamic", "minmax", "moving_average", "percentile", "entropy", "mse"),
+        "activations": _one_of(*_ACTIVATIONS),
     }
     step = Quantize(**_table(found, path, keys))
     if "group_size" in found and (step.bits != 4 or step.per in ("tensor", "channel")):
@@ -477,6 +478,7 @@ def _preset(found: Any, path: Path_) -> Recipe:
         raise _WrongError(path, f"is {found!r}, wanted a preset's name, or a table with it", TypeError)
     name = _one_of(*PRESETS)(found["name"], (*path, "name"))
     all_options: dict[str, dict[str, Callable[[Any, Path_], Any]]] = {
+        "int8": {"activations": _one_of(*_ACTIVATIONS)},
         "int4": {"group_size": _one_of(32, 64, 128)},
         "sparse-int8": {"sparsity": _fraction, "block": _block},
         "lowrank-int8": {"energy": _fraction, "rank": _int(1, 2**31)},

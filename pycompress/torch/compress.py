@@ -10,32 +10,37 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F  # noqa: N812
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
 import pycompress as pc
 from pycompress import pipeline
 from pycompress.io import Info, Tensors
+from pycompress.ops import Activation
 from pycompress.recipe import Recipe
 from pycompress.report import Report
 
-from .modules import EXTRA, Conv2d, Linear, read_state
-from .observe import Observed, observe, padding_of, passes_uint8
+from .modules import EXTRA, Conv2d, Linear, MaxPool2d, read_state
+from .observe import PASSING, Observed, is_relu, observe, padding_of
 
 __all__ = ["compress_", "load_"]
 
 Layer = nn.Linear | nn.Conv2d
 
-_ACTIVATIONS: dict[type[nn.Module], Callable[[Any], Any]] = {
-    nn.ReLU: lambda module: "relu",
-    nn.ReLU6: lambda module: "relu6",
-    nn.Hardtanh: lambda module: (float(module.min_val), float(module.max_val)),
-    nn.Hardswish: lambda module: "hardswish",
-    nn.SiLU: lambda module: "silu",
-    nn.GELU: lambda module: "gelu" if module.approximate == "none" else None,
-}
 _NORMS = (nn.BatchNorm1d, nn.BatchNorm2d)
-_PASSING = (nn.MaxPool2d, nn.Dropout, nn.Dropout2d, nn.Identity, nn.Flatten)
+_NAMED = {nn.ReLU: "relu", nn.ReLU6: "relu6", nn.Hardswish: "hardswish", nn.SiLU: "silu"}
+
+
+def _activation(module: Any) -> Activation:
+    """What `pycompress.linear` calls the activation that a module computes; None for any other module."""
+    if type(module) is nn.Hardtanh:
+        return float(module.min_val), float(module.max_val)
+    if type(module) is nn.GELU and module.approximate == "none":
+        return "gelu"
+    if type(module).__name__ == "GELUActivation" and getattr(module, "act", None) is F.gelu:  # of transformers
+        return "gelu"
+    return _NAMED.get(type(module))
 
 
 def compress_(
@@ -79,9 +84,8 @@ def compress_(
     for part in parts.values():
         part.connect(seen, parts)
     notes = {}
-    places = list(model.named_modules(remove_duplicate=False))
     where: dict[nn.Module, list[str]] = {}
-    for name, module in places:
+    for name, module in model.named_modules(remove_duplicate=False):
         where.setdefault(module, []).append(name)
     for layer, part in parts.items():
         if part.weight is None:
@@ -91,7 +95,7 @@ def compress_(
         for name in where[layer]:
             _put(model, name, new)
         for name in absorbed:
-            _put(model, name, nn.Identity())
+            _put(model, name, _instead_of(model.get_submodule(name)))
         notes[f"{names[layer]}.weight"] = part.note(absorbed)
     _keep_off_the_fast_path(model)
     found = made.report()
@@ -126,7 +130,7 @@ def load_(model: nn.Module, state: Mapping[str, Tensor] | str | os.PathLike[str]
             raise ValueError(f"{name} did the work of {strange[0]!r}, which is no module of this model")
         _put(model, name, new)
         for other in absorbed:
-            _put(model, other, nn.Identity())
+            _put(model, other, _instead_of(modules[other]))
     _keep_off_the_fast_path(model)
     model.load_state_dict(state)
     return model
@@ -156,7 +160,7 @@ def _has_kernel(module: nn.Module) -> bool:
 
 
 def _is_watched(module: nn.Module, layers: Mapping[nn.Module, str]) -> bool:
-    return module in layers or type(module) in (*_ACTIVATIONS, *_NORMS, *_PASSING)
+    return module in layers or type(module) in (*_NORMS, *PASSING) or _activation(module) is not None
 
 
 class _Part:
@@ -164,7 +168,6 @@ class _Part:
 
     def __init__(self, layer: Any, seen: Observed) -> None:
         self.layer, self.absorbed = layer, []
-        self.activation: Any = None
         self.weight: Any = None
         self.x_qparams: pc.QParams | None = None
         self.y_qparams: pc.QParams | None = None
@@ -174,9 +177,9 @@ class _Part:
             self._fold(follower)
             self.absorbed.append(follower)
             follower = seen.follower(follower)
-        if type(follower) in _ACTIVATIONS:
-            self.activation = _ACTIVATIONS[type(follower)](follower)
-            self.absorbed += [follower] if self.activation is not None else []
+        self.activation = _activation(follower)
+        if self.activation is not None:
+            self.absorbed.append(follower)
         self.channels_last = bool(seen.channels_last & {layer, *self.absorbed})
 
     def _fold(self, norm: Any) -> None:
@@ -207,10 +210,12 @@ class _Part:
         """Give uint8 when all that reads the result are layers that quantize it alike."""
         if self.weight is None or self.x_qparams is None or not self.weight.quantizes:
             return
-        readers, relu = seen.readers([self.layer, *self.absorbed][-1])
+        readers, through = seen.readers([self.layer, *self.absorbed][-1])
         wanted = {parts[reader].reads() if reader in parts else None for reader in readers}
-        if len(wanted) == 1 and (only := wanted.pop()) is not None and not (relu and only.zero_point):
+        only = wanted.pop() if len(wanted) == 1 else None
+        if only is not None and not (only.zero_point and any(map(is_relu, through))):
             self.y_qparams = only
+            self.absorbed += [module for module in through if isinstance(module, nn.MaxPool2d)]
 
     def reads(self) -> pc.QParams | None:
         """How this layer quantizes what it reads."""
@@ -265,6 +270,11 @@ def _floats(parameter: Tensor) -> Tensor:
 def _put(model: nn.Module, name: str, module: nn.Module) -> None:
     parent, _, child = name.rpartition(".")
     setattr(model.get_submodule(parent), child, module)
+
+
+def _instead_of(module: nn.Module) -> nn.Module:
+    """What stays where a layer does the work of a module; pooling is still to be done, on uint8."""
+    return MaxPool2d.of(module) if isinstance(module, nn.MaxPool2d) else nn.Identity()
 
 
 def _keep_off_the_fast_path(model: nn.Module) -> None:

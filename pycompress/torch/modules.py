@@ -13,7 +13,10 @@ from pycompress.ops import Activation, QParamsLike
 
 from . import ops
 
-__all__ = ["Conv2d", "Linear"]
+__all__ = ["Conv2d", "Linear", "MaxPool2d", "read_state"]
+
+_is_compiling, _is_tracing = torch.compiler.is_compiling, torch.jit.is_tracing
+_modes = torch._C._len_torch_dispatch_stack
 
 EXTRA = "_extra_state"  # torch's key for what `get_extra_state` gives
 
@@ -73,12 +76,12 @@ class _Layer(nn.Module):
 
     def forward(self, input: Tensor) -> Tensor:
         if (
-            torch.compiler.is_compiling()
+            _is_compiling()
             or type(input) is not Tensor
-            or input.device.type != "cpu"
+            or not input.is_cpu
             or (input.requires_grad and torch.is_grad_enabled())
-            or torch._C._len_torch_dispatch_stack()  # somebody wants to see the operator
-            or torch.jit.is_tracing()
+            or _modes()  # somebody wants to see the operator
+            or _is_tracing()
         ):
             return self._op(input, self.arrays, self.layer)
         return self._run(input, self.arrays, self.layer)  # without the dispatcher, which takes longer than a small x
@@ -225,3 +228,18 @@ class Conv2d(_Layer):
         if input.ndim == 3:
             return super().forward(input[None])[0]
         return super().forward(input)
+
+
+class MaxPool2d(nn.MaxPool2d):
+    """Max pooling that also takes uint8, by the kernels; torch's does so for small images only."""
+
+    @classmethod
+    def of(cls, pool: nn.MaxPool2d) -> MaxPool2d:
+        """The same pooling. ceil_mode and indices are for floats."""
+        return cls(pool.kernel_size, pool.stride, pool.padding, pool.dilation, pool.return_indices, pool.ceil_mode)
+
+    def forward(self, input: Tensor) -> Tensor:
+        if input.dtype is not torch.uint8:
+            return super().forward(input)
+        names = ("kernel_size", "stride", "padding", "dilation")
+        return ops.max_pool2d(input, *(ops.pair(getattr(self, name)) for name in names))

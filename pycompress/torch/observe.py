@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 
-__all__ = ["ROWS", "Observed", "observe"]
+__all__ = ["PASSING", "ROWS", "Observed", "is_relu", "observe", "padding_of"]
 
 ROWS = 4096  # samples of a layer's inputs that are kept, in all batches together
 
@@ -28,8 +28,8 @@ ROWS = 4096  # samples of a layer's inputs that are kept, in all batches togethe
 # of them when the zero point is 0.
 _LOOKS = {Tensor.shape.__get__, Tensor.ndim.__get__, Tensor.device.__get__, Tensor.size, Tensor.dim}  # type: ignore[attr-defined]
 _RELU = {F.relu, torch.relu, torch.relu_, Tensor.relu, Tensor.relu_}
-_SAME = {F.max_pool2d, torch.max_pool2d, torch.flatten, Tensor.flatten} | _RELU
-_SAME_MODULES = (nn.ReLU, nn.MaxPool2d, nn.Dropout, nn.Dropout2d, nn.Identity, nn.Flatten)
+_SAME = {torch.flatten, Tensor.flatten} | _RELU
+PASSING = (nn.ReLU, nn.MaxPool2d, nn.Dropout, nn.Dropout2d, nn.Identity, nn.Flatten)
 
 
 @dataclass(eq=False)
@@ -60,24 +60,32 @@ class Observed:
         (reader,) = readers
         return reader if isinstance(reader, nn.Module) and self.sources[reader] == {module} else None
 
-    def readers(self, module: nn.Module) -> tuple[set[Any], bool]:
-        """All that reads what this module gives, also through what would let uint8 pass; and whether relu is there."""
+    def readers(self, module: nn.Module) -> tuple[set[Any], set[Any]]:
+        """All that reads what this module gives, and what lets it pass on the way there, if it is uint8."""
         found: set[Any] = set()
-        relu, todo = False, list(self.values.get(module, []))
+        through: set[Any] = set()
+        todo = list(self.values.get(module, []))
         while todo:
             value = todo.pop()
-            passes = [r for r in value.readers if passes_uint8(r)]
-            found |= {reader for reader in value.readers if not passes_uint8(reader)}
-            found |= {"elsewhere"} if len(passes) != len(value.passed) or not value.readers else set()
-            relu |= any(isinstance(r, nn.ReLU) or r in _RELU for r in passes)
+            passing = [reader for reader in value.readers if _passes_uint8(reader)]
+            through.update(passing)
+            found.update(reader for reader in value.readers if not _passes_uint8(reader))
+            found.update(["elsewhere"] if len(passing) != len(value.passed) or not value.readers else [])
             todo += value.passed
-        return found, relu
+        return found, through
 
 
-def passes_uint8(reader: Any) -> bool:
+def is_relu(reader: Any) -> bool:
+    """relu of uint8 is right where the zero point is 0."""
+    return type(reader) is nn.ReLU or reader in _RELU
+
+
+def _passes_uint8(reader: Any) -> bool:
     """Whether a module or a function makes of uint8 what it makes of the values that it stands for."""
+    if type(reader) is nn.MaxPool2d:
+        return not (reader.ceil_mode or reader.return_indices)
     if isinstance(reader, nn.Module):
-        return type(reader) in _SAME_MODULES and not reader.training
+        return type(reader) in PASSING and not reader.training
     return not isinstance(reader, str) and reader in _SAME
 
 
@@ -145,7 +153,7 @@ class _Watch:
         if self.inside == 1 and isinstance(result, Tensor):
             value = self._values[id(result)] = Value(weakref.ref(result), module)
             self.seen.values[module].append(value)
-            if type(module) in _SAME_MODULES:
+            if type(module) in PASSING:
                 for read in self._reading[:1]:
                     read.passed.append(value)
             if result.ndim == 4 and not result.is_contiguous():

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import functools
 import json
+import operator
 import weakref
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -23,8 +24,21 @@ from torch import Tensor
 import pycompress as pc
 from pycompress.io import schema
 
-__all__ = ["conv2d", "describe", "linear", "names", "parse", "read", "run_conv2d", "run_linear", "weight_of"]
+__all__ = [
+    "conv2d",
+    "describe",
+    "linear",
+    "max_pool2d",
+    "names",
+    "pair",
+    "parse",
+    "read",
+    "run_conv2d",
+    "run_linear",
+    "weight_of",
+]
 
+FLOAT32, UINT8 = torch.float32, torch.uint8
 BESIDE = ("bias", "x_qparams", "y_qparams")
 
 UNDER = "weight"  # the name of the weight, as docs/files.md has it: its arrays are weight/q, weight/scale, ...
@@ -115,11 +129,14 @@ def ready(arrays: Sequence[Tensor], layer: str) -> _Ready:
     return made
 
 
-def _versions(arrays: Sequence[Tensor]) -> list[int]:
+_version = operator.attrgetter("_version")
+
+
+def _versions(arrays: Sequence[Tensor]) -> tuple[int, ...]:
     try:
-        return [array._version for array in arrays]
+        return tuple(map(_version, arrays))
     except RuntimeError:  # made under inference_mode, which does not count changes
-        return []
+        return ()
 
 
 def qparams_of(pair: Tensor | None) -> pc.QParams | None:
@@ -131,14 +148,17 @@ def qparams_of(pair: Tensor | None) -> pc.QParams | None:
 
 
 def _threads() -> int:
-    return min(torch.get_num_threads(), pc.get_num_threads())
+    """As many as both torch and pycompress allow."""
+    ours, theirs = pc.get_num_threads(), torch.get_num_threads()
+    return ours if ours < theirs else theirs
 
 
 def _input(x: Tensor) -> Tensor:
     """x in a type that kernels take. Other floats are rounded to float32; what is returned has their type again."""
     if x.requires_grad:
         x = x.detach()
-    if x.dtype is torch.float32 or x.dtype is torch.uint8:
+    dtype = x.dtype
+    if dtype is FLOAT32 or dtype is UINT8:
         return x
     if not x.is_floating_point():
         raise TypeError(f"x is a tensor of {x.dtype}, wanted a floating dtype, or uint8 between layers of integers")
@@ -157,7 +177,7 @@ def run_linear(x: Tensor, arrays: Sequence[Tensor], layer: str) -> Tensor:
     """[..., K] -> [..., N]; memory is shared with NumPy on both sides."""
     now, given = ready(arrays, layer), _input(x)
     y = pc.linear(
-        _quantized(given.numpy(), now),
+        given.numpy() if now.y_qparams is None else _quantized(given.numpy(), now),
         now.weight,
         now.bias,
         activation=now.activation,
@@ -166,7 +186,7 @@ def run_linear(x: Tensor, arrays: Sequence[Tensor], layer: str) -> Tensor:
         num_threads=_threads(),
     )
     result = torch.from_numpy(y)
-    return result if given.dtype is x.dtype else result.to(x.dtype)
+    return result if given.dtype is x.dtype or now.y_qparams is not None else result.to(x.dtype)
 
 
 def _in_channels_last(x: Tensor) -> bool:
@@ -206,7 +226,19 @@ def run_conv2d(x: Tensor, arrays: Sequence[Tensor], layer: str) -> Tensor:
     if not direct:
         result = result.permute(0, 3, 1, 2)
         result = result if last else result.contiguous()
-    return result if given.dtype is x.dtype or y.dtype == np.uint8 else result.to(x.dtype)
+    return result if given.dtype is x.dtype or now.y_qparams is not None else result.to(x.dtype)
+
+
+def pair(value: int | Sequence[int]) -> list[int]:
+    """As torch's modules have sizes."""
+    return [value, value] if isinstance(value, int) else list(value)
+
+
+def run_max_pool2d(x: Tensor, kernel: list[int], stride: list[int], padding: list[int], dilation: list[int]) -> Tensor:
+    """uint8 images, the result in channels_last."""
+    window: Any = {"stride": tuple(stride), "padding": tuple(padding), "dilation": tuple(dilation)}
+    y = pc.max_pool2d(x.permute(0, 2, 3, 1).numpy(), tuple(kernel), **window, num_threads=_threads())
+    return torch.from_numpy(y).permute(0, 3, 1, 2)
 
 
 # ---- for the compiler: shapes alone
@@ -229,16 +261,22 @@ def _fake_conv2d(x: Tensor, arrays: Sequence[Tensor], layer: str) -> Tensor:
     found = parse(layer)
     geometry, (outputs, _, *kernel) = found["geometry"], (*found["weight"]["shape"], 1, 1)[:4]
     top, left, bottom, right = geometry["padding"]
-    sizes = [
-        (size + pad - (k - 1) * dilation - 1) // stride + 1
-        for size, pad, k, stride, dilation in zip(
-            x.shape[2:], (top + bottom, left + right), kernel, geometry["stride"], geometry["dilation"], strict=True
-        )
-    ]
+    sizes = _sizes(x, kernel, geometry["stride"], (top + bottom, left + right), geometry["dilation"])
     dtype = _result_dtype(x, found)
     if _result_in_channels_last(x, found):
         return x.new_empty((x.shape[0], *sizes, outputs), dtype=dtype).permute(0, 3, 1, 2)
     return x.new_empty((x.shape[0], outputs, *sizes), dtype=dtype)
+
+
+def _fake_max_pool2d(x: Tensor, kernel: Any, stride: Any, padding: Any, dilation: Any) -> Tensor:
+    sizes = _sizes(x, kernel, stride, [2 * pad for pad in padding], dilation)
+    return x.new_empty((x.shape[0], *sizes, x.shape[1])).permute(0, 3, 1, 2)
+
+
+def _sizes(x: Tensor, kernel: Any, stride: Any, pads: Any, dilation: Any) -> list[Any]:
+    """Height and width of the result."""
+    window = zip(x.shape[2:], kernel, stride, pads, dilation, strict=True)
+    return [(size + pad - (k - 1) * d - 1) // s + 1 for size, k, s, pad, d in window]
 
 
 # ---- registration
@@ -252,11 +290,11 @@ def _no_gradient(context: Any, gradient: Tensor) -> Any:
     )
 
 
-def _register(name: str, run: Callable[..., Tensor], fake: Callable[..., Tensor]) -> Any:
+def _register(
+    name: str, run: Callable[..., Tensor], fake: Callable[..., Tensor], arguments: str = "Tensor[] arrays, str layer"
+) -> Any:
     # The result's strides follow those of x: the compiler must not change them.
-    _library.define(
-        f"{name}(Tensor x, Tensor[] arrays, str layer) -> Tensor", tags=(torch.Tag.needs_fixed_stride_order,)
-    )
+    _library.define(f"{name}(Tensor x, {arguments}) -> Tensor", tags=(torch.Tag.needs_fixed_stride_order,))
     _library.impl(name, run, "CPU")
     torch.library.register_fake(f"pycompress::{name}", fake, lib=_library)
     torch.library.register_autograd(f"pycompress::{name}", _no_gradient, lib=_library)
@@ -265,3 +303,6 @@ def _register(name: str, run: Callable[..., Tensor], fake: Callable[..., Tensor]
 
 linear = _register("linear", run_linear, _fake_linear)
 conv2d = _register("conv2d", run_conv2d, _fake_conv2d)
+max_pool2d = _register(
+    "max_pool2d", run_max_pool2d, _fake_max_pool2d, "int[] kernel, int[] stride, int[] padding, int[] dilation"
+)
