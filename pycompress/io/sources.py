@@ -33,7 +33,8 @@ class Info:
     """What is known of a tensor before it is read.
 
     shape and dtype are the tensor's, nbytes its size in the file. layer: what it is for, where the file says so
-    ("linear", "conv", "grouped" for a convolution in groups, "depthwise", "embedding"). transposed: a linear layer's weight that lies there as [K, N].
+    ("linear", "conv", "grouped" for a convolution in groups, "depthwise", "embedding"). transposed: a linear layer's
+    weight that lies there as [K, N].
     """
 
     shape: tuple[int, ...]

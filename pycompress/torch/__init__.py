@@ -4,6 +4,8 @@
 
     pct.compress_(model.eval(), "int8")                  # its Linear and Conv2d, in place
     pct.load_(new_model, "small.safetensors")            # a state_dict of a compressed model
+
+Programs that `torch.export` wrote want this module imported before they are loaded: it has their operators.
 """
 
 try:

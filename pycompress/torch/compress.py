@@ -19,7 +19,6 @@ from pycompress import pipeline
 from pycompress.io import Info, Tensors
 from pycompress.ops import Activation
 from pycompress.recipe import Recipe
-from pycompress.report import Report
 
 from .modules import EXTRA, Conv2d, Linear, MaxPool2d, read_state
 from .observe import PASSING, Observed, is_relu, observe, padding_of
@@ -72,6 +71,8 @@ def compress_(
     recipe = Recipe.of(recipe)
     names = _layers(model)
     seen = Observed()
+    if isinstance(calibration, Tensor | Mapping):
+        raise TypeError(f"calibration is a {type(calibration).__name__}, wanted batches of inputs: [x]")
     if calibration is not None:
         modules = [module for module in model.modules() if _is_watched(module, names)]
         seen = observe(model, list(calibration), names, modules)
@@ -172,7 +173,7 @@ class _Part:
         self.x_qparams: pc.QParams | None = None
         self.y_qparams: pc.QParams | None = None
         self.w, self.b = _floats(layer.weight), None if layer.bias is None else _floats(layer.bias)
-        follower = seen.follower(layer)
+        follower: Any = seen.follower(layer)
         if type(follower) in _NORMS and not follower.training and follower.running_mean is not None:
             self._fold(follower)
             self.absorbed.append(follower)
@@ -222,7 +223,7 @@ class _Part:
         return self.x_qparams if self.weight is not None and self.weight.quantizes else None
 
     def module(self, absorbed: tuple[str, ...]) -> Linear | Conv2d:
-        more = {
+        more: dict[str, Any] = {
             "activation": self.activation,
             "x_qparams": self.x_qparams,
             "y_qparams": self.y_qparams,

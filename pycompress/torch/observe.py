@@ -26,7 +26,7 @@ ROWS = 4096  # samples of a layer's inputs that are kept, in all batches togethe
 
 # Functions that tell nothing of the values, and those that give the same on uint8 as on what it stands for. relu is one
 # of them when the zero point is 0.
-_LOOKS = {Tensor.shape.__get__, Tensor.ndim.__get__, Tensor.device.__get__, Tensor.size, Tensor.dim}  # type: ignore[attr-defined]
+_LOOKS = {Tensor.shape.__get__, Tensor.ndim.__get__, Tensor.device.__get__, Tensor.size, Tensor.dim}
 _RELU = {F.relu, torch.relu, torch.relu_, Tensor.relu, Tensor.relu_}
 _SAME = {torch.flatten, Tensor.flatten} | _RELU
 PASSING = (nn.ReLU, nn.MaxPool2d, nn.Dropout, nn.Dropout2d, nn.Identity, nn.Flatten)
@@ -201,14 +201,17 @@ def _chosen(largest: Any, least: Any, rows: int) -> Any:
 def padding_of(conv: nn.Conv2d) -> tuple[int, int, int, int]:
     """(top, left, bottom, right)."""
     if isinstance(conv.padding, str):
-        total = [d * (k - 1) if conv.padding == "same" else 0 for d, k in zip(conv.dilation, conv.kernel_size)]
-        (top, left), (down, across) = (n // 2 for n in total), total
-        return top, left, down - top, across - left
+        if conv.padding == "valid":
+            return 0, 0, 0, 0
+        down, across = (d * (k - 1) for d, k in zip(conv.dilation, conv.kernel_size, strict=True))
+        return down // 2, across // 2, down - down // 2, across - across // 2
     top, left = conv.padding
     return top, left, top, left
 
 
-def observe(model: nn.Module, batches: Sequence[Any], layers: Mapping[nn.Module, Any], watched: Iterable[nn.Module]) -> Observed:
+def observe(
+    model: nn.Module, batches: Sequence[Any], layers: Mapping[nn.Module, Any], watched: Iterable[nn.Module]
+) -> Observed:
     """Run the model on batches: a tensor, a tuple of arguments, or a mapping of arguments by name."""
     watch = _Watch(layers, watched, max(1, ROWS // max(1, len(batches))))
     fast = torch.backends.mha.get_fastpath_enabled()

@@ -23,6 +23,7 @@ from torch import Tensor
 
 import pycompress as pc
 from pycompress.io import schema
+from pycompress.ops import _activation as check_activation
 
 __all__ = [
     "conv2d",
@@ -76,6 +77,7 @@ def read(text: bytes, arrays: Mapping[str, Tensor]) -> str:
         if missing:
             raise ValueError(f"{missing[0]!r} is missing")
         made = _Ready([arrays[name] for name in names(layer)], layer)
+        check_activation(made.activation)
         if made.bias is not None and made.bias.shape != (made.weight.shape[0],):
             raise ValueError(f"bias has shape {made.bias.shape}, wanted {(made.weight.shape[0],)}")
     except (TypeError, ValueError, RecursionError) as error:
@@ -191,9 +193,7 @@ def run_linear(x: Tensor, arrays: Sequence[Tensor], layer: str) -> Tensor:
 
 def _in_channels_last(x: Tensor) -> bool:
     """Whether an image lies in memory as [B, H, W, C], and only so. Between layers of integers it always does."""
-    return x.dtype is torch.uint8 or (
-        x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()
-    )
+    return x.dtype is torch.uint8 or (x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous())
 
 
 def _result_in_channels_last(x: Tensor, found: Any) -> bool:
@@ -237,7 +237,8 @@ def pair(value: int | Sequence[int]) -> list[int]:
 def run_max_pool2d(x: Tensor, kernel: list[int], stride: list[int], padding: list[int], dilation: list[int]) -> Tensor:
     """uint8 images, the result in channels_last."""
     window: Any = {"stride": tuple(stride), "padding": tuple(padding), "dilation": tuple(dilation)}
-    y = pc.max_pool2d(x.permute(0, 2, 3, 1).numpy(), tuple(kernel), **window, num_threads=_threads())
+    image: Any = x.permute(0, 2, 3, 1).numpy()
+    y = pc.max_pool2d(image, (kernel[0], kernel[1]), **window, num_threads=_threads())
     return torch.from_numpy(y).permute(0, 3, 1, 2)
 
 
