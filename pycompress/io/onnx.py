@@ -114,5 +114,6 @@ def _uses(graph: Any) -> dict[str, tuple[str, bool]]:
         elif node.op_type == "Conv" and len(node.input) > 1:
             shape = shapes.get(node.input[1], ())
             depthwise = len(shape) == 4 and shape[1] == 1 and attributes.get("group", 1) == shape[0]
-            uses.setdefault(node.input[1], ("depthwise" if depthwise else "conv", False))
+            kind = "depthwise" if depthwise else "grouped" if attributes.get("group", 1) > 1 else "conv"
+            uses.setdefault(node.input[1], (kind, False))
     return {name: use for name, use in uses.items() if name in shapes}

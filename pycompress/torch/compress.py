@@ -84,25 +84,11 @@ def compress_(
         part.take(made, f"{names[layer]}.weight")
     for part in parts.values():
         part.connect(seen, parts)
-    notes = {}
-    where: dict[nn.Module, list[str]] = {}
-    for name, module in model.named_modules(remove_duplicate=False):
-        where.setdefault(module, []).append(name)
-    for layer, part in parts.items():
-        if part.weight is None:
-            continue
-        absorbed = tuple(name for module in part.absorbed for name in where[module])
-        new = part.module(absorbed)
-        for name in where[layer]:
-            _put(model, name, new)
-        for name in absorbed:
-            _put(model, name, _instead_of(model.get_submodule(name)))
-        notes[f"{names[layer]}.weight"] = part.note(absorbed)
-    _keep_off_the_fast_path(model)
+    _replace(model, {layer: part for layer, part in parts.items() if part.weight is not None})
     found = made.report()
-    model.pycompress_report = replace(
-        found, layers=tuple(replace(one, note=_joined(one.note, notes.get(one.name, ""))) for one in found.layers)
-    )
+    notes = {f"{names[layer]}.weight": part.note for layer, part in parts.items()}
+    layers = tuple(replace(one, note=_joined(one.note, notes[one.name])) for one in found.layers)
+    model.pycompress_report = replace(found, layers=layers)
     return model
 
 
@@ -137,6 +123,21 @@ def load_(model: nn.Module, state: Mapping[str, Tensor] | str | os.PathLike[str]
     return model
 
 
+def _replace(model: nn.Module, parts: Mapping[nn.Module, _Part]) -> None:
+    """Put the new layers in place of the old ones, wherever these are."""
+    where: dict[nn.Module, list[str]] = {}
+    for name, module in model.named_modules(remove_duplicate=False):
+        where.setdefault(module, []).append(name)
+    new: dict[str, nn.Module] = {}
+    for layer, part in parts.items():
+        part.names = tuple(name for module in part.absorbed for name in where[module])
+        new |= dict.fromkeys(where[layer], part.module())
+        new |= {name: _instead_of(module) for module in part.absorbed for name in where[module]}
+    for name, module in new.items():
+        _put(model, name, module)
+    _keep_off_the_fast_path(model)
+
+
 def _layers(model: nn.Module) -> dict[nn.Module, str]:
     """What can be replaced, with its first name."""
     if not isinstance(model, nn.Module):
@@ -168,7 +169,9 @@ class _Part:
     """One layer on its way: the modules that become part of it, its weight, and the scales on both sides."""
 
     def __init__(self, layer: Any, seen: Observed) -> None:
-        self.layer, self.absorbed = layer, []
+        self.layer: Any = layer
+        self.absorbed: list[nn.Module] = []
+        self.names: tuple[str, ...] = ()  # of the absorbed, in the model
         self.weight: Any = None
         self.x_qparams: pc.QParams | None = None
         self.y_qparams: pc.QParams | None = None
@@ -222,12 +225,12 @@ class _Part:
         """How this layer quantizes what it reads."""
         return self.x_qparams if self.weight is not None and self.weight.quantizes else None
 
-    def module(self, absorbed: tuple[str, ...]) -> Linear | Conv2d:
+    def module(self) -> Linear | Conv2d:
         more: dict[str, Any] = {
             "activation": self.activation,
             "x_qparams": self.x_qparams,
             "y_qparams": self.y_qparams,
-            "absorbed": absorbed,
+            "absorbed": self.names,
         }
         if isinstance(self.layer, nn.Linear):
             return Linear(self.weight, self.b, **more)
@@ -243,8 +246,9 @@ class _Part:
             **more,
         )
 
-    def note(self, absorbed: tuple[str, ...]) -> str:
-        return _joined(f"with {', '.join(absorbed)}" if absorbed else "", "gives uint8" if self.y_qparams else "")
+    @property
+    def note(self) -> str:
+        return _joined(f"with {', '.join(self.names)}" if self.names else "", "gives uint8" if self.y_qparams else "")
 
 
 class _Weights(Tensors):

@@ -44,7 +44,7 @@ class _Layer(nn.Module):
         beside = {} if bias is None else {"bias": bias.detach().to("cpu", torch.float32, copy=True)}
         for name, pair in (("x_qparams", x_qparams), ("y_qparams", y_qparams)):
             if pair is not None:
-                beside[name] = torch.tensor(pc.QParams(*pair), dtype=torch.float32)
+                beside[name] = torch.tensor(pc.QParams(*pair), dtype=torch.float32, device="cpu")
         arrays, layer = ops.describe(weight, beside, activation=activation, absorbed=absorbed, **more)
         self._adopt(arrays, ops.read(layer.encode(), arrays))
 

@@ -103,7 +103,8 @@ class _Ready:
         found = parse(layer)
         beside = {name: array.detach() for name, array in zip(names(layer), arrays, strict=True)}
         self.weight = weight_of(arrays, layer)
-        self.bias = beside["bias"].numpy() if "bias" in beside else None
+        # A copy: torch moves memory that it shares with other processes.
+        self.bias = beside["bias"].numpy().copy() if "bias" in beside else None
         self.x_qparams, self.y_qparams = (qparams_of(beside.get(name)) for name in ("x_qparams", "y_qparams"))
         activation = found["activation"]
         self.activation = tuple(activation) if isinstance(activation, list) else activation
