@@ -1,4 +1,4 @@
-"""PyTorch modules that run the kernels of pycompress (extra `torch`); docs/torch.md is the manual.
+"""PyTorch modules that run the kernels, and what trains networks for them (extra `torch`); docs/torch.md is the manual.
 
     import pycompress.torch as pct
 
@@ -13,7 +13,20 @@ try:
 except ImportError as error:
     raise ImportError("pycompress.torch needs PyTorch: pip install pycompress-kernels[torch]") from error
 
+from .blocks import Count, DepthwiseSeparableConv2d, Fire, InvertedResidual, LowRankLinear, count, factorized
 from .compress import compress_, load_
 from .modules import Conv2d, Linear
 
-__all__ = ["Conv2d", "Linear", "compress_", "load_"]
+__all__ = [
+    "Conv2d",
+    "Count",
+    "DepthwiseSeparableConv2d",
+    "Fire",
+    "InvertedResidual",
+    "Linear",
+    "LowRankLinear",
+    "compress_",
+    "count",
+    "factorized",
+    "load_",
+]
