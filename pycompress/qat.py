@@ -5,7 +5,7 @@
     network = qat.convert(prepared.eval())             # the kernels of pycompress; the same uint8 between the layers
 
 What a layer computes in `eval` mode is docs/exactness.md, in exact integers; gradients are straight-through. Pruning
-during training: `GradualPruner`, `MovementPruner`.
+during training: `pycompress.torch.GradualPruner`, `MovementPruner`; what they pruned runs by the sparse kernels.
 
 Needs the extra `torch`.
 """
@@ -23,6 +23,7 @@ except ImportError as error:
     raise ImportError("pycompress.qat needs PyTorch: pip install pycompress-kernels[torch]") from error
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, fx, nn
+from torch.nn.utils import parametrize
 
 __all__ = ["QuantizedAdd", "QuantizedLayer", "Quantizer", "convert", "prepare"]
 
@@ -365,9 +366,10 @@ class _Preparation:
 
     def _is_layer(self, node: fx.Node) -> bool:
         module: Any = self._module(node)
-        if type(module) is nn.Conv2d and (module.padding_mode != "zeros" or isinstance(module.padding, str)):
+        kind = None if module is None else parametrize.type_before_parametrizations(module)
+        if kind is nn.Conv2d and (module.padding_mode != "zeros" or isinstance(module.padding, str)):
             return False
-        return type(module) in (nn.Conv2d, nn.Linear) and node.target not in self.skip
+        return kind in (nn.Conv2d, nn.Linear) and node.target not in self.skip
 
     def _is_add(self, node: fx.Node) -> bool:
         function = node.op == "call_function" and node.target in (operator.add, torch.add, operator.iadd)
@@ -491,6 +493,9 @@ def convert(prepared: fx.GraphModule) -> fx.GraphModule:
 
     Its layers take and give uint8 where the prepared one's lie on a grid, and these are the same numbers: with q of the
     converted layer, (q - zero_point) * scale is what the prepared one gives in eval mode, to the bit.
+
+    Layers of which a pruner of `pycompress.torch` made at least half zero hold a `CSRWeight` or a `BSRWeight`, those of
+    its blocks: Linear and Conv2d of 1 x 1. A larger kernel stays dense, with the zeros in it.
 
     Raises ValueError when no range was ever seen, or where a layer is none that the kernels have.
     """

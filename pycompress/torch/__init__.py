@@ -16,17 +16,21 @@ except ImportError as error:
 from .blocks import Count, DepthwiseSeparableConv2d, Fire, InvertedResidual, LowRankLinear, count, factorized
 from .compress import compress_, load_
 from .modules import Conv2d, Linear
+from .pruning import GradualPruner, MovementPruner, cubic_sparsity
 
 __all__ = [
     "Conv2d",
     "Count",
     "DepthwiseSeparableConv2d",
     "Fire",
+    "GradualPruner",
     "InvertedResidual",
     "Linear",
     "LowRankLinear",
+    "MovementPruner",
     "compress_",
     "count",
+    "cubic_sparsity",
     "factorized",
     "load_",
 ]

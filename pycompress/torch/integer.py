@@ -14,6 +14,20 @@ from pycompress import qat
 __all__ = ["Dequantize", "IntegerAdd", "IntegerConv2d", "IntegerLinear", "Quantize", "converted"]
 
 
+SPARSE_FROM = 0.5  # zeros from which a pruned weight is held sparse
+
+
+def matrix_weight(q: Any, scale: Any, block: tuple[int, int] | None) -> Any:
+    """The weight q * scale, q int8 [N, K]: sparse where it was pruned in blocks (of 1 x 1: in any way)."""
+    if block is None or not q.size or np.count_nonzero(q) > (1 - SPARSE_FROM) * q.size:
+        return pc.Int8Weight(q, scale)
+    if block == (1, 1):
+        csr = pc.CSRWeight.from_dense(q.astype(np.float32))
+        return pc.CSRWeight(csr.data.astype(np.int8), csr.indices, csr.indptr, q.shape, scale)
+    bsr = pc.BSRWeight.from_dense(q.astype(np.float32), block)
+    return pc.BSRWeight(bsr.data.astype(np.int8), bsr.indices, bsr.indptr, q.shape, scale)
+
+
 def nhwc(x: Tensor) -> Any:
     """[B, C, H, W] as an array [B, H, W, C]; a view where the tensor is in channels_last."""
     return x.permute(0, 2, 3, 1).contiguous().numpy()
@@ -60,6 +74,7 @@ class _Layer(nn.Module):
             q, scale = qat.quantized_weight(w, layer.weight_bits)
         self.q, self.scale = q.to(torch.int8).numpy(), scale.float().numpy()
         self.bias = None if b is None else b.detach().float().numpy()
+        self.block: tuple[int, int] | None = getattr(layer.layer, "pruned_block", None)
         self.x_qparams = pc.QParams(*layer.source.grid())
         self.y_qparams = None if layer.output is None else pc.QParams(*layer.output.grid())
         self.activation: Any = layer.activation
@@ -83,7 +98,7 @@ class IntegerLinear(_Layer):
 
     def __init__(self, layer: qat.QuantizedLayer) -> None:
         super().__init__(layer)
-        self.weight = pc.Int8Weight(self.q, self.scale)
+        self.weight = matrix_weight(self.q, self.scale, self.block)
 
     def forward(self, x: Tensor) -> Tensor:
         return torch.from_numpy(pc.linear(x.contiguous().numpy(), self.weight, self.bias, **self.arguments))
@@ -96,8 +111,13 @@ class IntegerConv2d(_Layer):
         super().__init__(layer)
         conv = layer.layer
         self.depthwise = conv.groups == conv.in_channels and conv.groups > 1
-        kind: Any = pc.DepthwiseWeight if self.depthwise else pc.Int8Weight
-        self.weight = kind(self.q, self.scale)
+        self.weight: Any
+        if self.depthwise:
+            self.weight = pc.DepthwiseWeight(self.q, self.scale)
+        elif conv.kernel_size == (1, 1) and conv.groups == 1:
+            self.weight = matrix_weight(self.q[:, :, 0, 0], self.scale, self.block)
+        else:
+            self.weight = pc.Int8Weight(self.q, self.scale)
         top, left = conv.padding
         self.geometry: dict[str, Any] = {
             "stride": conv.stride,
