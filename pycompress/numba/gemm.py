@@ -292,8 +292,8 @@ def pack_f32(w: Array) -> Array:
 
 @njit
 def pack_f16(w: Array) -> Array:
-    """As pack_f32, of a float16 weight given by its bits as uint16 (w.view(np.uint16)): half of the bytes, computed with
-    in float32."""
+    """As pack_f32, of a float16 weight given by its bits as uint16 (w.view(np.uint16)): half of the bytes. It is
+    computed with in float32."""
     _weight_f16(w)
     n, k = w.shape
     ldn, ldk = _strides(w)
