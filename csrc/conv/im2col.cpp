@@ -68,25 +68,36 @@ void Im2col::write(int64_t first, int64_t count, char* to, size_t stride) const 
   if (row_ == 0) return;
   const bool slack = static_cast<int64_t>(stride) >= row_ + static_cast<int64_t>(kPiece);  // behind the last row, too
   const int64_t of_taps = g_.kw * run_, rounded = round_up(of_taps, static_cast<int64_t>(kPiece)), image_bytes = g_.height * g_.width * pixel_;
+  const int64_t right = g_.sw * pixel_, down = g_.dh * g_.width * pixel_;
   int64_t b = first / (g_.oh * g_.ow), oy = first / g_.ow % g_.oh, ox = first % g_.ow;
   for (int64_t i = 0; i < count;) {
     const char* image = first_ + b * image_bytes;
     const int64_t iy = oy * g_.sh - g_.top, end = std::min(g_.ow, ox + count - i);
-    const bool rows_inside = iy >= 0 && iy + (g_.kh - 1) * g_.dh < g_.height;
-    for (; ox < end; ++ox, ++i, to += stride) {
+    // Pixels [begin, stop) have all their taps in the image, in runs that can be copied in whole pieces.
+    int64_t begin = end, stop = end;
+    if (contiguous_ && iy >= 0 && iy + (g_.kh - 1) * g_.dh < g_.height) {
+      const int64_t room = x_ + x_bytes_ - (image + (iy * g_.width - g_.left) * pixel_ + (g_.kh - 1) * down) - rounded;  // of pixel 0
+      begin = std::max(ox, first_inside(g_.left, g_.sw));
+      stop = std::min({end, end_inside(g_.width, g_.left, g_.sw, g_.kw - 1), room < 0 ? 0 : room / right + 1});
+      if (!slack && i + end - ox == count) stop = std::min(stop, end - 1);
+    }
+    while (ox < end) {
       const int64_t ix = ox * g_.sw - g_.left;
-      const char* from = image + (iy * g_.width + ix) * pixel_;
-      const int64_t down = g_.dh * g_.width * pixel_, last = (g_.kh - 1) * down;
-      char* at = to;
-      if (rows_inside && contiguous_ && ix >= 0 && ix + g_.kw <= g_.width && (i + 1 < count || slack) && x_ + x_bytes_ - (from + last) >= rounded) {
-        if (of_taps <= static_cast<int64_t>(kPiece)) {
-          for (int64_t ky = 0; ky < g_.kh; ++ky, at += of_taps, from += down) copy_piece(at, from);
-        } else {
-          for (int64_t ky = 0; ky < g_.kh; ++ky, at += of_taps, from += down) copy_loosely(at, from, static_cast<size_t>(of_taps));
-        }
+      if (ox != begin || begin >= stop) {
+        char* at = to;
+        for (int64_t ky = 0; ky < g_.kh; ++ky, at += of_taps) taps(image, iy + ky * g_.dh, ix, at);
+        ++ox, ++i, to += stride;
         continue;
       }
-      for (int64_t ky = 0; ky < g_.kh; ++ky, at += of_taps) taps(image, iy + ky * g_.dh, ix, at);
+      const char* from = image + (iy * g_.width + ix) * pixel_;
+      i += stop - ox;
+      for (; ox < stop; ++ox, to += stride, from += right) {
+        if (of_taps <= static_cast<int64_t>(kPiece)) {
+          for (int64_t ky = 0; ky < g_.kh; ++ky) copy_piece(to + ky * of_taps, from + ky * down);
+        } else {
+          for (int64_t ky = 0; ky < g_.kh; ++ky) copy_loosely(to + ky * of_taps, from + ky * down, static_cast<size_t>(of_taps));
+        }
+      }
     }
     ox = 0;
     if (++oy == g_.oh) {

@@ -43,9 +43,12 @@ inline Block block_of(int64_t m, int64_t n, int64_t mr, int64_t nr, int32_t ith,
 // Rows [0, size) in tiles of at most `limit`, as even as can be: 8 rows of a tile of 6 are 4 + 4. Calls tile(first, rows).
 template <class Tile> void for_tiles(int64_t size, int limit, Tile tile) {
   const int64_t tiles = divide_up(size, static_cast<int64_t>(limit));
-  for (int64_t i = 0; i < tiles; ++i) {
-    const Range rows = part_of(size, 1, i, tiles);
-    tile(rows.begin, static_cast<int>(rows.end - rows.begin));
+  if (tiles == 0) return;
+  const int64_t each = size / tiles, more = size % tiles;
+  for (int64_t i = 0, first = 0; i < tiles; ++i) {
+    const int rows = static_cast<int>(each + (i < more ? 1 : 0));
+    tile(first, rows);
+    first += rows;
   }
 }
 

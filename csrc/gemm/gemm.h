@@ -8,15 +8,15 @@ namespace pc {
 
 constexpr int kMaxMr = 12, kMaxNr = 32;
 
-// Requantized bytes are clip(q + zero_point, low, 255) ^ flip: int8 is uint8 plus 128 until the last operation.
+// Requantized bytes are clip(q + zero_point, low, high) ^ flip: int8 is uint8 plus 128 until the last operation.
 struct ByteRange {
   int16_t zero_point;
-  uint8_t low, flip;
+  uint8_t low, high, flip;
 };
 
 // Arrays of [nr] are padded to the panel; columns says how many of its outputs exist.
 struct S8Tile {
-  const void* x;                // rows as pack_row_8 or the quantization kernels made them
+  const void* x;                // rows as pack_rows_8 or the quantization kernels made them
   ptrdiff_t ldx;                // bytes from row to row
   const int8_t* w;              // one panel: [steps][nr][group]
   int64_t steps;                // of `group` values of k
@@ -32,6 +32,7 @@ struct S8Tile {
   const int32_t* bias_q;        // [nr] or nullptr; to be added with saturation
   float low, high;              // f32: the clamp. q8: the bounds less y_zero_point
   bool clamp;                   // f32: whether low and high matter
+  bool plain;                   // no bias_q; f32, s32: all nr outputs; q8: acc * scale stays within int32
   int32_t y_zero_point;         // q8
   ByteRange bytes;              // q8: the same bounds and zero point once more
   void* y;
@@ -54,21 +55,33 @@ struct S8Rest {
   int32_t* out;  // [rows][nr]
 };
 
+// One for each kind of result, by rows - 1.
+struct S8Tiles {
+  S8TileFunction s32[kMaxMr], f32[kMaxMr], q8[kMaxMr];
+  S8TileFunction q8_half[kMaxMr];  // the same for a plain tile of up to nr / 2 outputs; nullptr where that is nothing of its own
+};
+
+// Any number of rows by a plain panel that has `start`, of few steps.
+typedef void (*S8ShortFunction)(const S8Tile&, int64_t rows);
+constexpr int kShortSteps = 8;
+
 struct GemmS8Kernel {
   const char* name;
   int mr, nr;
-  int group;                                            // values of k in one 32-bit lane: 4 as uint8, or 2 as int16 with the zero point taken off
-  int value_size;                                       // bytes of a packed value of x: 1 or 2
-  S8TileFunction s32[kMaxMr], f32[kMaxMr], q8[kMaxMr];  // by rows - 1
-  // k values of uint8 or int8 into a row for the kernel; k_padded - k zeros follow. x_zero_point of the tile is then zero_point + 128 for
-  // int8 in groups of 4, and not looked at in groups of 2.
-  void (*pack_row_8)(const void* x, bool is_signed, int64_t k, int32_t zero_point, void* row, int64_t k_padded);
+  int group;       // values of k in one 32-bit lane: 4 as uint8, or 2 as int16 with the zero point taken off
+  int value_size;  // bytes of a packed value of x: 1 or 2
+  S8Tiles tiles;
+  // Rows of k values of uint8 or int8, ldx bytes apart, into rows for the kernel, row_bytes apart; in each k_padded - k zeros follow. x_zero_point
+  // of the tile is then zero_point + 128 for int8 in groups of 4, and not looked at in groups of 2.
+  void (*pack_rows_8)(const void* x, ptrdiff_t ldx, int rows, bool is_signed, int64_t k, int32_t zero_point, void* out, ptrdiff_t row_bytes,
+                      int64_t k_padded);
   // Only of a kernel for split weights. out[16 * k] of up to 16 rows; the products with the rest of a panel.
   void (*transpose_rows)(const void* rows, ptrdiff_t ld, int count, int64_t k, uint8_t* out);
   void (*rest)(const S8Rest& rest);
   // Only of a kernel that multiplies int16: the same tiles for a panel that widen() has made int16, where one serves many rows.
   void (*widen)(const int8_t* panel, int64_t count, int16_t* out);
-  S8TileFunction wide_s32[kMaxMr], wide_f32[kMaxMr], wide_q8[kMaxMr];
+  S8Tiles wide;
+  S8ShortFunction q8_short[kShortSteps], q8_short_half[kShortSteps];  // by steps - 1; of up to nr / 2 outputs; or nullptr
 };
 
 // int4: a chunk is 32 values of k, a group of k one or more chunks with one scale for each output.

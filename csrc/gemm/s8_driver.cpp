@@ -22,8 +22,9 @@ constexpr int kMaxTilesInBlock = 24;
 constexpr int64_t kFewRowsOfRest = 3;        // fewer are not transposed for the rest of a split weight
 constexpr int64_t kPanelsBytes = 16 * 1024;  // of panels taken together: half of the smallest L1
 constexpr int kMaxPanels = 8;
-constexpr int64_t kTilesOfWide = 4;  // panels of half of kPanelsBytes are widened for as many tiles of rows or more
-constexpr int64_t kSameSets = 2048;  // rows a multiple of this apart lie in one or two sets of L1: they are packed
+constexpr int64_t kTilesOfWide = 4;         // panels of half of kPanelsBytes are widened for as many tiles of rows or more
+constexpr int64_t kShortBytes = 16 * 1024;  // of results, by one panel of a short weight and then by the next: they stay in L1
+constexpr int64_t kSameSets = 2048;         // rows a multiple of this apart lie in one or two sets of L1: they are packed
 
 // A part's own workspace: rows of x as the kernel wants them, what goes with each row, and one float32 tile.
 struct Workspace {
@@ -154,6 +155,15 @@ void prepare_start(const Call& call, int columns, Panel* panel) {
   if (with_bias) t->bias_q = nullptr;
 }
 
+// Whether every sum times its multiplier can be converted to int32.
+bool fits(const Call& call, const Panel& panel, int columns) {
+  const bool wide = call.d.w_zero_points || call.w.header->w_unsigned;
+  const double most = static_cast<double>(call.d.k) * 255 * (wide ? 255 : 128);
+  for (int i = 0; i < columns; ++i)
+    if ((most + std::abs(static_cast<double>(panel.bias_q[i]))) * static_cast<double>(panel.scale[i]) >= 1 << 30) return false;
+  return true;
+}
+
 pc_status prepare_panel(const Call& call, int64_t n0, int columns, Panel* panel) {
   const pc_gemm_s8_desc& d = call.d;
   panel->n0 = n0;
@@ -174,8 +184,8 @@ pc_status prepare_panel(const Call& call, int64_t n0, int columns, Panel* panel)
     panel->scale[i] = mult;
   }
   if (to_q8 && !is_curve(d.activation)) t->scale = panel->scale;
+  std::memset(panel->bias_q, 0, sizeof panel->bias_q);
   if (d.bias && to_q8) {
-    std::memset(panel->bias_q, 0, sizeof panel->bias_q);
     for (int i = 0; i < columns; ++i) {
       const float bias = d.bias[n0 + i], q = bias / (d.x_scale * w_scale[i]);
       PC_CHECK(std::isfinite(bias), PC_ERROR_NONFINITE, "bias[%lld] is %g and can't be quantized", ll(n0 + i), static_cast<double>(bias));
@@ -202,13 +212,15 @@ pc_status prepare_panel(const Call& call, int64_t n0, int columns, Panel* panel)
   }
   prepare_start(call, columns, panel);
   const bool curve = is_curve(d.activation);
+  t->plain = !t->bias_q && (to_q8 && !curve ? fits(call, *panel, columns) : columns == nr);
   t->steps = call.w.steps;
   t->y_zero_point = d.y_zero_point;
   t->low = to_q8 && !curve ? static_cast<float>(call.q.low - d.y_zero_point) : call.low;
   t->high = to_q8 && !curve ? static_cast<float>(call.q.high - d.y_zero_point) : call.high;
   t->clamp = d.activation == PC_ACTIVATION_CLAMP;
   const int to_unsigned = d.y_type == PC_S8 ? 128 : 0;
-  t->bytes = {static_cast<int16_t>(d.y_zero_point + to_unsigned), static_cast<uint8_t>(call.q.low + to_unsigned), static_cast<uint8_t>(to_unsigned)};
+  t->bytes = {static_cast<int16_t>(d.y_zero_point + to_unsigned), static_cast<uint8_t>(call.q.low + to_unsigned),
+              static_cast<uint8_t>(call.q.high + to_unsigned), static_cast<uint8_t>(to_unsigned)};
   return PC_OK;
 }
 
@@ -233,6 +245,10 @@ class Part {
         gathered_(workspace + layout.gathered) {}
 
   pc_status run(const Block& block) {
+    if (d_.x_type != PC_F32) {
+      std::fill_n(x_scale_, layout_.rows, d_.x_scale);
+      std::fill_n(x_zero_point_, layout_.rows, d_.x_zero_point + to_unsigned());
+    }
     for (int64_t m0 = block.m.begin; m0 < block.m.end; m0 += layout_.rows) {
       const int64_t rows = std::min(layout_.rows, block.m.end - m0);
       rows_ = call_.direct ? const_cast<char*>(call_.x) + m0 * d_.ldx : workspace_;
@@ -255,66 +271,69 @@ class Part {
 
   int64_t padded_k() const { return call_.w.steps * kernel_.group; }
 
+  bool is_signed() const { return d_.x_type == PC_S8; }
+  int32_t to_unsigned() const { return is_signed() ? 128 : 0; }
+  bool has_sums() const { return d_.w_zero_points || call_.w.header->w_unsigned; }
+
   // Rows [m, m + count) of x, quantized if they are float32, as rows [r, r + count) of the block.
   pc_status pack_rows(int64_t m, int64_t r, int count) {
-    if (call_.source) return gather_rows(m, r, count);
+    if (call_.source) {
+      gather_rows(m, r, count);
+      return PC_OK;
+    }
     if (d_.x_type == PC_F32) return quantize_rows(m, r, count);
-    for (int i = 0; i < count; ++i) PC_TRY(pack_row(m + i, r + i));
+    if (d_.x_zero_points) {
+      for (int i = 0; i < count; ++i) PC_TRY(pack_row(m + i, r + i));
+      return PC_OK;
+    }
+    const char* x = call_.x + m * d_.ldx;
+    if (!call_.direct) kernel_.pack_rows_8(x, d_.ldx, count, is_signed(), d_.k, d_.x_zero_point, row(r), row_bytes_, padded_k());
+    for (int i = 0; has_sums() && i < count; ++i) sum_row(x + i * d_.ldx, r + i);
     return PC_OK;
   }
 
   // Rows of bytes that somebody else writes: where the kernel reads bytes, at once in their place.
-  pc_status gather_rows(int64_t m, int64_t r, int count) {
-    const bool is_signed = d_.x_type == PC_S8, in_place = kernel_.group == 4;
+  void gather_rows(int64_t m, int64_t r, int count) {
+    const bool in_place = kernel_.group == 4;
     const size_t stride = in_place ? layout_.row_bytes : gathered_bytes(d_.k);
     call_.source->write(call_.source->context, m, count, in_place ? row(r) : gathered_, stride);
-    for (int i = 0; i < count; ++i) {
-      char* to = row(r + i);
-      x_scale_[r + i] = d_.x_scale;
-      x_zero_point_[r + i] = d_.x_zero_point;
-      if (in_place) {
-        for (int64_t j = 0; is_signed && j < d_.k; ++j) to[j] = static_cast<char>(to[j] ^ 0x80);
-        for (int64_t j = d_.k; j < padded_k(); ++j) to[j] = 0;
-      } else {
-        kernel_.pack_row_8(gathered_ + static_cast<size_t>(i) * stride, is_signed, d_.k, d_.x_zero_point, to, padded_k());
-      }
-      if (is_signed) x_zero_point_[r + i] += 128;
-      if (d_.w_zero_points || call_.w.header->w_unsigned) sum_packed_row(to, r + i);
-    }
-    return PC_OK;
+    if (!in_place)
+      kernel_.pack_rows_8(gathered_, static_cast<ptrdiff_t>(stride), count, is_signed(), d_.k, d_.x_zero_point, row(r), row_bytes_, padded_k());
+    for (int i = 0; in_place && is_signed() && i < count; ++i)
+      for (int64_t j = 0; j < d_.k; ++j) row(r + i)[j] = static_cast<char>(row(r + i)[j] ^ 0x80);
+    for (int64_t j = d_.k; in_place && j < padded_k(); ++j)
+      for (int i = 0; i < count; ++i) row(r + i)[j] = 0;
+    for (int i = 0; has_sums() && i < count; ++i) sum_packed_row(row(r + i), r + i);
   }
 
   bool has_transposed(int64_t rows) const { return call_.w.rest_begin && rows >= kFewRowsOfRest; }
 
   char* row(int64_t r) const { return rows_ + r * row_bytes_; }
 
+  // A row with a zero point of its own.
   pc_status pack_row(int64_t m, int64_t r) {
     const char* x = call_.x + m * d_.ldx;
-    const bool is_signed = d_.x_type == PC_S8;
-    x_scale_[r] = d_.x_scale;
-    x_zero_point_[r] = d_.x_zero_points ? d_.x_zero_points[m] : d_.x_zero_point;
-    if (d_.x_zero_points) {
-      const Bounds b = bounds_of(d_.x_type);
-      PC_CHECK(x_zero_point_[r] >= b.low && x_zero_point_[r] <= b.high, PC_ERROR_VALUE, "x_zero_points[%lld] is %d, wanted %d to %d", ll(m),
-               x_zero_point_[r], b.low, b.high);
-    }
-    if (!call_.direct) kernel_.pack_row_8(x, is_signed, d_.k, x_zero_point_[r], row(r), padded_k());
-    if (is_signed) x_zero_point_[r] += 128;
-    if (d_.w_zero_points || call_.w.header->w_unsigned) sum_row(x, r, is_signed);
+    const Bounds b = bounds_of(d_.x_type);
+    const int32_t zero_point = d_.x_zero_points[m];
+    PC_CHECK(zero_point >= b.low && zero_point <= b.high, PC_ERROR_VALUE, "x_zero_points[%lld] is %d, wanted %d to %d", ll(m), zero_point, b.low,
+             b.high);
+    if (!call_.direct) kernel_.pack_rows_8(x, d_.ldx, 1, is_signed(), d_.k, zero_point, row(r), row_bytes_, padded_k());
+    x_zero_point_[r] = zero_point + to_unsigned();
+    if (has_sums()) sum_row(x, r);
     return PC_OK;
   }
 
   pc_status quantize_rows(int64_t m, int64_t r, int count) {
     const FloatRows x{reinterpret_cast<const float*>(call_.x), d_.ldx, d_.k, d_.x_scale, call_.inverse_x_scale, d_.x_zero_point, kernel_.group == 2};
     PC_TRY(x.quantize(quant_, m, count, row(r), row_bytes_, padded_k(), x_scale_ + r, x_zero_point_ + r));
-    for (int i = 0; (call_.w.header->w_unsigned || d_.w_zero_points) && i < count; ++i) sum_packed_row(row(r + i), r + i);
+    for (int i = 0; has_sums() && i < count; ++i) sum_packed_row(row(r + i), r + i);
     return PC_OK;
   }
 
   // Sums of x - zero point over k.
-  void sum_row(const char* x, int64_t r, bool is_signed) {
+  void sum_row(const char* x, int64_t r) {
     int32_t sum = 0;
-    if (is_signed)
+    if (is_signed())
       for (int64_t i = 0; i < d_.k; ++i) sum += reinterpret_cast<const int8_t*>(x)[i] + 128;
     else
       for (int64_t i = 0; i < d_.k; ++i) sum += reinterpret_cast<const uint8_t*>(x)[i];
@@ -353,10 +372,8 @@ class Part {
     const bool to_q8 = d_.y_type == PC_U8 || d_.y_type == PC_S8, curve = is_curve(d_.activation);
     const int64_t y_size = static_cast<int64_t>(size_of(d_.y_type));
     const bool wide = has_wide(call_.w, layout_.rows);
-    const S8TileFunction* to_f32 = wide ? kernel_.wide_f32 : kernel_.f32;
-    const S8TileFunction* to_bytes = wide ? kernel_.wide_q8 : kernel_.q8;
-    const S8TileFunction* to_s32 = wide ? kernel_.wide_s32 : kernel_.s32;
-    const S8TileFunction* tiles = d_.y_type == PC_S32 ? to_s32 : to_q8 && !curve ? to_bytes : to_f32;
+    const S8Tiles& all = wide ? kernel_.wide : kernel_.tiles;
+    const S8TileFunction* tiles = d_.y_type == PC_S32 ? all.s32 : to_q8 && !curve ? all.q8 : all.f32;
     if (prepared_ != begin) {
       prepared_count_ = 0;
       for (int64_t n0 = begin; n0 < end; n0 += kernel_.nr) {
@@ -372,24 +389,51 @@ class Part {
     }
     if (call_.w.rest_begin) multiply_rest(rows, begin);
     bool finite = true;
+    const bool to_bytes = to_q8 && !curve;
+    const S8TileFunction* functions[kMaxPanels];
+    for (int i = 0; i < prepared_count_; ++i) {
+      S8Tile& t = panels_[i].tile;
+      t.ldy = static_cast<ptrdiff_t>(d_.ldy * y_size);
+      functions[i] = to_bytes && is_half(t) && all.q8_half[0] ? all.q8_half : tiles;
+    }
+    const auto tile_at = [&](int64_t r, int i) -> S8Tile& {
+      S8Tile& t = panels_[i].tile;
+      t.x = row(r);
+      t.x_zero_point = x_zero_point_ + r;
+      t.x_sum = x_sum_ + r;
+      t.rest = call_.w.rest_begin ? rest_ + r * kernel_.nr : nullptr;
+      t.x_scale = x_scale_ + r;
+      t.y = call_.y + ((m0 + r) * d_.ldy + panels_[i].n0) * y_size;
+      return t;
+    };
+    if (to_bytes && short_panels()) {
+      const int64_t steps = call_.w.steps, most = std::max<int64_t>(kShortBytes / ((end - begin) * 16), 1) * 16;
+      for (int64_t r = 0; r < rows; r += most)
+        for (int i = 0; i < prepared_count_; ++i) {
+          const S8Tile& t = tile_at(r, i);
+          (is_half(t) ? kernel_.q8_short_half : kernel_.q8_short)[steps - 1](t, std::min(most, rows - r));
+        }
+      return PC_OK;
+    }
     for_tiles(rows, kernel_.mr, [&](int64_t r, int tile_rows) {
       for (int i = 0; i < prepared_count_; ++i) {
-        S8Tile& t = panels_[i].tile;
-        t.x = row(r);
-        t.x_zero_point = x_zero_point_ + r;
-        t.x_sum = x_sum_ + r;
-        t.rest = call_.w.rest_begin ? rest_ + r * kernel_.nr : nullptr;
-        t.x_scale = x_scale_ + r;
-        t.y = call_.y + ((m0 + r) * d_.ldy + panels_[i].n0) * y_size;
-        t.ldy = static_cast<ptrdiff_t>(d_.ldy * y_size);
+        S8Tile& t = tile_at(r, i);
         if (curve)
-          finite &= run_curve(t, tile_rows, to_f32);
+          finite &= run_curve(t, tile_rows, all.f32);
         else
-          tiles[tile_rows - 1](t);
+          functions[i][tile_rows - 1](t);
       }
     });
     PC_CHECK(finite, PC_ERROR_NONFINITE, "an activation gave NaN, which can't be quantized: the scales are out of proportion");
     return PC_OK;
+  }
+
+  bool is_half(const S8Tile& t) const { return t.plain && 2 * t.columns <= kernel_.nr; }
+
+  // Whether the prepared panels can all be taken by the kernel that keeps the weight in registers.
+  bool short_panels() const {
+    if (!kernel_.q8_short[0] || call_.w.steps < 1 || call_.w.steps > kShortSteps) return false;
+    return std::all_of(panels_, panels_ + prepared_count_, [](const Panel& p) { return p.tile.plain && p.tile.start && !p.tile.w_zero_point; });
   }
 
   // A tile with an activation that is no clamp: in place if the result is float32, else by way of a float32 tile.
@@ -404,6 +448,7 @@ class Part {
     to_f32[rows - 1](t);
     const ptrdiff_t ld_tile = t.ldy / static_cast<ptrdiff_t>(sizeof(float));
     activation_.in_place(d_.activation, static_cast<float*>(t.y), rows, t.columns, ld_tile);
+    t.ldy = ldy;
     bool finite = true;
     for (int i = 0; to_q8 && i < rows; ++i)
       finite &= quant_.quantize(tile_ + i * ld_tile, t.columns, d_.y_scale, d_.y_zero_point, call_.q.low, call_.q.high, y + i * ldy);

@@ -17,8 +17,8 @@ template <int R, int NV> PC_INLINE void apply_weight_zero_points(const S8Tile& t
   }
 }
 
-// Each kind of result. store() takes vector v of the row that row() named, and writes its first n lanes. whole() takes a tile without bias_q
-// whose outputs all exist.
+// Each kind of result. store() takes vector v of the row that row() named, and writes its first n lanes. whole() takes a plain
+// tile: see S8Tile.
 struct ToS32 {
   explicit PC_INLINE_MEMBER ToS32(const S8Tile&) {}
   PC_INLINE_MEMBER void row(const S8Tile&, int) {}
@@ -84,25 +84,33 @@ struct ToQ8 {
     else
       vi_store_8n(y + v * VL, q, n);
   }
-  // Two vectors of a row side by side are half of a vector of bytes: the halves go two by two. One minimum is all that the conversion to an
-  // integer needs: what is below int32 becomes its least value, and the packing saturates.
+  // 4 vectors make one of bytes, of one row or several. The conversion to an integer needs no clamp before it, and the packing saturates.
   template <int R, int NV> static PC_INLINE_MEMBER void whole(const S8Tile& t, const vi (&acc)[R][NV]) {
-    constexpr int halves = R * NV / 2, per_row = NV / 2;
-    const vf high = vf_set1(t.high);
-    PC_UNROLL for (int h = 0; h < halves; h += 2) {
+    constexpr int rows = 4 / NV;
+    const ByteRangeVectors range = vb_range(t.bytes.zero_point, t.bytes.low, t.bytes.high, t.bytes.flip);
+    const float* scale = t.scale;
+    const ptrdiff_t ldy = t.ldy;
+    const int columns = t.columns;
+    char* y = (char*)t.y;
+    PC_UNROLL for (int r = 0; r < R; r += rows) {
       vi q[4];
       PC_UNROLL for (int i = 0; i < 4; ++i) {
-        const int half = h + i / 2 < halves ? h + i / 2 : h, r = half / per_row, v = half % per_row * 2 + i % 2;
-        q[i] = vi_from_vf(vf_min(vf_mul(vf_from_vi(acc[r][v]), vf_load(t.scale + v * VL)), high));
+        const int row = r + i / NV < R ? r + i / NV : r;
+        q[i] = vi_from_vf(vf_mul(vf_from_vi(acc[row][i % NV]), vf_load(scale + i % NV * VL)));
       }
-      const vb bytes = vb_clip(q, t.bytes.zero_point, t.bytes.low, t.bytes.flip);
-      PC_UNROLL for (int i = 0; i < 2; ++i)
-        if (h + i < halves) vb_store_half((char*)t.y + (h + i) / per_row * t.ldy + (h + i) % per_row * 2 * VL, bytes, i);
+      const vb bytes = vb_clip(q, range);
+      PC_UNROLL for (int i = 0; i < rows; ++i) {
+        if (r + i >= R) break;
+        if (columns == NV * VL)
+          vb_store<NV>(y + (r + i) * ldy, bytes, i);
+        else
+          vb_storen<NV>(y + (r + i) * ldy, bytes, i, columns);
+      }
     }
   }
 };
 
-// What is rare, out of the way of the registers: a panel with fewer outputs, and a bias that may saturate.
+// What is rare, out of the way of the registers: what is not plain.
 template <class Last, int R, int NV> PC_NOINLINE void last_step_in_memory(const S8Tile& t, const vi (&acc)[R][NV]) {
   Last last(t);
   for (int r = 0; r < R; ++r) {
@@ -116,7 +124,7 @@ template <class Last, int R, int NV> PC_NOINLINE void last_step_in_memory(const 
 
 template <class Last, int R, int NV> PC_INLINE void last_step(const S8Tile& t, vi (&acc)[R][NV]) {
   apply_weight_zero_points(t, acc);
-  if (t.columns == NV * VL && !t.bias_q) {
+  if (t.plain) {
     Last::whole(t, acc);
   } else {
     vi copy[R][NV];

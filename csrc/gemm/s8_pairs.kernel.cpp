@@ -16,24 +16,24 @@ namespace {
 constexpr int NV = VL == 1 ? 4 : 2;
 constexpr int MR = VL == 1 ? 4 : 6;
 
-template <int R, class Last, bool Wide> void tile(const S8Tile& t) {
-  vi acc[R][NV];
+template <int R, class Last, bool Wide, int V = NV> void tile(const S8Tile& t) {
+  vi acc[R][V];
   PC_UNROLL for (int r = 0; r < R; ++r)
-    PC_UNROLL for (int v = 0; v < NV; ++v) acc[r][v] = t.start ? vi_load(t.start + v * VL) : vi_zero();
+    PC_UNROLL for (int v = 0; v < V; ++v) acc[r][v] = t.start ? vi_load(t.start + v * VL) : vi_zero();
   const ptrdiff_t ld1 = t.ldx, ld3 = 3 * t.ldx;
   const char* x0 = (const char*)t.x;
   const char* x4 = R > 4 ? x0 + 4 * ld1 : x0;
   const int8_t* w = t.w;
   constexpr int size = Wide ? 2 : 1;
   PC_UNROLL_2 for (int64_t s = t.steps; s > 0; --s) {
-    vi b[NV];
-    PC_UNROLL for (int v = 0; v < NV; ++v) b[v] = Wide ? vi_load((const int32_t*)(w + v * VL * 4)) : vi_load_s8_pairs(w + v * VL * 2);
+    vi b[V];
+    PC_UNROLL for (int v = 0; v < V; ++v) b[v] = Wide ? vi_load((const int32_t*)(w + v * VL * 4)) : vi_load_s8_pairs(w + v * VL * 2);
     PC_UNROLL for (int r = 0; r < R; ++r) {
       const char* x = r < 4 ? x0 : x4;
       const int q = r % 4;
       const vi a = vi_broadcast_pair((const int16_t*)(q == 0 ? x : q == 1 ? x + ld1 : q == 2 ? x + 2 * ld1 : x + ld3));
-      PC_UNROLL for (int v = 0; v < NV; ++v) acc[r][v] = vi_dot2(acc[r][v], a, b[v]);
-      PC_UNROLL for (int v = 0; VL > 1 && v < NV; ++v) pin(acc[r][v]);
+      PC_UNROLL for (int v = 0; v < V; ++v) acc[r][v] = vi_dot2(acc[r][v], a, b[v]);
+      PC_UNROLL for (int v = 0; VL > 1 && v < V; ++v) pin(acc[r][v]);
     }
     w += NV * VL * 2 * size;
     x0 += 4;
@@ -42,35 +42,51 @@ template <int R, class Last, bool Wide> void tile(const S8Tile& t) {
   last_step<Last>(t, acc);
 }
 
-void pack_row_8(const void* x, bool is_signed, int64_t k, int32_t zero_point, void* row, int64_t k_padded) {
-  int16_t* y = (int16_t*)row;
-  const int16_t z = (int16_t)zero_point;
+// 16 and 8 values at a time, which compilers turn into a few instructions: rows may be short.
+template <class T> PC_INLINE void pack_rows(const T* x, ptrdiff_t ldx, int rows, int64_t k, int16_t z, int16_t* y, ptrdiff_t ldy, int64_t k_padded) {
+  for (int r = 0; r < rows; ++r, x += ldx, y += ldy) {
+    int64_t i = 0;
+    for (; i + 16 <= k; i += 16)
+      PC_UNROLL for (int j = 0; j < 16; ++j) y[i + j] = (int16_t)(x[i + j] - z);
+    for (; i + 8 <= k; i += 8)
+      PC_UNROLL for (int j = 0; j < 8; ++j) y[i + j] = (int16_t)(x[i + j] - z);
+    for (; i < k; ++i) y[i] = (int16_t)(x[i] - z);
+    for (; i < k_padded; ++i) y[i] = 0;
+  }
+}
+
+void pack_rows_8(const void* x, ptrdiff_t ldx, int rows, bool is_signed, int64_t k, int32_t zero_point, void* out, ptrdiff_t row_bytes,
+                 int64_t k_padded) {
+  int16_t* y = (int16_t*)out;
+  const ptrdiff_t ldy = row_bytes / (ptrdiff_t)sizeof(int16_t);
   if (is_signed)
-    for (int64_t i = 0; i < k; ++i) y[i] = (int16_t)(((const int8_t*)x)[i] - z);
+    pack_rows((const int8_t*)x, ldx, rows, k, (int16_t)zero_point, y, ldy, k_padded);
   else
-    for (int64_t i = 0; i < k; ++i) y[i] = (int16_t)(((const uint8_t*)x)[i] - z);
-  for (int64_t i = k; i < k_padded; ++i) y[i] = 0;
+    pack_rows((const uint8_t*)x, ldx, rows, k, (int16_t)zero_point, y, ldy, k_padded);
 }
 
 [[maybe_unused]] void widen(const int8_t* panel, int64_t count, int16_t* out) {
   for (int64_t i = 0; i < count; ++i) out[i] = panel[i];
 }
 
-template <class Last, bool Wide, int R> constexpr void fill(S8TileFunction* by_rows) {
-  by_rows[R - 1] = tile<R, Last, Wide>;
-  if constexpr (R > 1) fill<Last, Wide, R - 1>(by_rows);
+template <class Last, bool Wide, int V, int R> constexpr void fill(S8TileFunction* by_rows) {
+  by_rows[R - 1] = tile<R, Last, Wide, V>;
+  if constexpr (R > 1) fill<Last, Wide, V, R - 1>(by_rows);
+}
+
+template <bool Wide> constexpr void fill_all(S8Tiles* tiles) {
+  fill<ToS32, Wide, NV, MR>(tiles->s32);
+  fill<ToF32, Wide, NV, MR>(tiles->f32);
+  fill<ToQ8, Wide, NV, MR>(tiles->q8);
+  if constexpr (VL > 1) fill<ToQ8, Wide, NV / 2, MR>(tiles->q8_half);
 }
 
 constexpr GemmS8Kernel make() {
-  GemmS8Kernel kernel{"gemm_s8/" PC_ISA_NAME, MR, NV * VL, 2, 2, {}, {}, {}, pack_row_8, nullptr, nullptr, nullptr, {}, {}, {}};
-  fill<ToS32, false, MR>(kernel.s32);
-  fill<ToF32, false, MR>(kernel.f32);
-  fill<ToQ8, false, MR>(kernel.q8);
+  GemmS8Kernel kernel{"gemm_s8/" PC_ISA_NAME, MR, NV * VL, 2, 2, {}, pack_rows_8, nullptr, nullptr, nullptr, {}, {}, {}};
+  fill_all<false>(&kernel.tiles);
   if constexpr (VL > 1) {
     kernel.widen = widen;
-    fill<ToS32, true, MR>(kernel.wide_s32);
-    fill<ToF32, true, MR>(kernel.wide_f32);
-    fill<ToQ8, true, MR>(kernel.wide_q8);
+    fill_all<true>(&kernel.wide);
   }
   return kernel;
 }

@@ -114,14 +114,31 @@ PC_INLINE void vi_store_u8x4(uint8_t* p, const vi (&q)[4]) {
   _mm256_storeu_si256((__m256i*)p, _mm256_permutevar8x32_epi32(w, _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7)));
 }
 typedef __m256i vb;
-PC_INLINE vb vb_clip(const vi (&q)[4], int16_t zero_point, uint8_t low, uint8_t flip) {
-  const __m256i z = _mm256_set1_epi16(zero_point);
-  const __m256i a = _mm256_adds_epi16(_mm256_packs_epi32(q[0], q[1]), z), b = _mm256_adds_epi16(_mm256_packs_epi32(q[2], q[3]), z);
-  const __m256i bytes = _mm256_xor_si256(_mm256_max_epu8(_mm256_packus_epi16(a, b), _mm256_set1_epi8((char)low)), _mm256_set1_epi8((char)flip));
+struct ByteRangeVectors {
+  vb zero_point, low, high, flip;
+};
+PC_INLINE ByteRangeVectors vb_range(int16_t zero_point, uint8_t low, uint8_t high, uint8_t flip) {
+  return {_mm256_set1_epi16(zero_point), _mm256_set1_epi8((char)low), _mm256_set1_epi8((char)high), _mm256_set1_epi8((char)flip)};
+}
+PC_INLINE vb vb_clip(const vi (&q)[4], const ByteRangeVectors& r) {
+  const vb a = _mm256_adds_epi16(_mm256_packs_epi32(q[0], q[1]), r.zero_point), b = _mm256_adds_epi16(_mm256_packs_epi32(q[2], q[3]), r.zero_point);
+  const vb bytes = _mm256_xor_si256(_mm256_min_epu8(_mm256_max_epu8(_mm256_packus_epi16(a, b), r.low), r.high), r.flip);
   return _mm256_permutevar8x32_epi32(bytes, _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7));
 }
-PC_INLINE void vb_store_half(void* p, vb b, int half) {
-  _mm_storeu_si128((__m128i*)p, half ? _mm256_extracti128_si256(b, 1) : _mm256_castsi256_si128(b));
+template <int V> PC_INLINE void vb_store(void* p, vb b, int i) {
+  static_assert(V == 1 || V == 2, "");
+  const __m128i half = i * V / 2 ? _mm256_extracti128_si256(b, 1) : _mm256_castsi256_si128(b);
+  if (V == 2)
+    _mm_storeu_si128((__m128i*)p, half);
+  else if (i % 2)
+    _mm_storeh_pd((double*)p, _mm_castsi128_pd(half));
+  else
+    _mm_storel_epi64((__m128i*)p, half);
+}
+template <int V> PC_INLINE void vb_storen(void* p, vb b, int i, int n) {
+  char bytes[32];
+  _mm256_storeu_si256((__m256i*)bytes, b);
+  memcpy(p, bytes + i * V * VL, (size_t)n);
 }
 PC_INLINE void vi_store_16x2(int16_t* p, vi a, vi b) {
   _mm256_storeu_si256((__m256i*)p, _mm256_permute4x64_epi64(_mm256_packs_epi32(a, b), 0xd8));

@@ -164,16 +164,42 @@ PC_INLINE void vi_store_u8x4(uint8_t* p, const vi (&q)[4]) {
   _mm512_storeu_si512((void*)p, _mm512_permutexvar_epi32(order, w));
 }
 typedef __m512i vb;
-PC_INLINE vb vb_clip(const vi (&q)[4], int16_t zero_point, uint8_t low, uint8_t flip) {
-  const __m512i z = _mm512_set1_epi16(zero_point);
-  const __m512i a = _mm512_adds_epi16(_mm512_packs_epi32(q[0], q[1]), z), b = _mm512_adds_epi16(_mm512_packs_epi32(q[2], q[3]), z);
+struct ByteRangeVectors {
+  vb zero_point, low, high, flip;
+};
+PC_INLINE ByteRangeVectors vb_range(int16_t zero_point, uint8_t low, uint8_t high, uint8_t flip) {
+  return {_mm512_set1_epi16(zero_point), _mm512_set1_epi8((char)low), _mm512_set1_epi8((char)high), _mm512_set1_epi8((char)flip)};
+}
+PC_INLINE vb vb_clip(const vi (&q)[4], const ByteRangeVectors& r) {
+  const vb a = _mm512_adds_epi16(_mm512_packs_epi32(q[0], q[1]), r.zero_point), b = _mm512_adds_epi16(_mm512_packs_epi32(q[2], q[3]), r.zero_point);
+  const vb bytes = _mm512_xor_si512(_mm512_min_epu8(_mm512_max_epu8(_mm512_packus_epi16(a, b), r.low), r.high), r.flip);
   const __m512i order = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
-  const __m512i bytes = _mm512_xor_si512(_mm512_max_epu8(_mm512_packus_epi16(a, b), _mm512_set1_epi8((char)low)), _mm512_set1_epi8((char)flip));
   return _mm512_permutexvar_epi32(order, bytes);
 }
-PC_INLINE void vb_store_half(void* p, vb b, int half) {
-  _mm256_storeu_si256((__m256i*)p, half ? _mm512_extracti64x4_epi64(b, 1) : _mm512_castsi512_si256(b));
+template <int V> PC_INLINE void vb_store(void* p, vb b, int i) {
+  static_assert(V == 1 || V == 2, "");
+  if (V == 2) {
+    _mm256_storeu_si256((__m256i*)p, i ? _mm512_extracti64x4_epi64(b, 1) : _mm512_castsi512_si256(b));
+  } else {
+    const __m256i half = i / 2 ? _mm512_extracti64x4_epi64(b, 1) : _mm512_castsi512_si256(b);
+    _mm_storeu_si128((__m128i*)p, i % 2 ? _mm256_extracti128_si256(half, 1) : _mm256_castsi256_si128(half));
+  }
 }
+#if defined(PC_SIMDE)
+template <int V> PC_INLINE void vb_storen(void* p, vb b, int i, int n) {
+  char bytes[64];
+  _mm512_storeu_si512((void*)bytes, b);
+  memcpy(p, bytes + i * V * VL, (size_t)n);
+}
+#else
+template <int V> PC_INLINE void vb_storen(void* p, vb b, int i, int n) {
+  const __m256i half = i * V / 2 ? _mm512_extracti64x4_epi64(b, 1) : _mm512_castsi512_si256(b);
+  if (V == 2)
+    _mm256_mask_storeu_epi8(p, (__mmask32)((1ull << n) - 1), half);
+  else
+    _mm_mask_storeu_epi8(p, (__mmask16)((1u << n) - 1), i % 2 ? _mm256_extracti128_si256(half, 1) : _mm256_castsi256_si128(half));
+}
+#endif
 PC_INLINE void vi_store_16x2(int16_t* p, vi a, vi b) {
   const __m512i order = _mm512_setr_epi64(0, 2, 4, 6, 1, 3, 5, 7);
   _mm512_storeu_si512((void*)p, _mm512_permutexvar_epi64(order, _mm512_packs_epi32(a, b)));

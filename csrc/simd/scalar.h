@@ -94,15 +94,20 @@ PC_INLINE void vi_store_u8x4(uint8_t* p, const vi (&q)[4]) {
 struct vb {
   uint8_t b[4];
 };
-PC_INLINE vb vb_clip(const vi (&q)[4], int16_t zero_point, uint8_t low, uint8_t flip) {
+struct ByteRangeVectors {
+  int32_t zero_point, low, high, flip;
+};
+PC_INLINE ByteRangeVectors vb_range(int16_t zero_point, uint8_t low, uint8_t high, uint8_t flip) { return {zero_point, low, high, flip}; }
+PC_INLINE vb vb_clip(const vi (&q)[4], const ByteRangeVectors& range) {
   vb r;
   for (int i = 0; i < 4; ++i) {
-    const int32_t x = q[i] < -512 ? 0 : q[i] > 255 ? 255 : q[i] + zero_point;
-    r.b[i] = (uint8_t)((x < low ? low : x > 255 ? 255 : x) ^ flip);
+    const int32_t x = q[i] < -512 ? 0 : q[i] > 255 ? 255 : q[i] + range.zero_point;
+    r.b[i] = (uint8_t)((x < range.low ? range.low : x > range.high ? range.high : x) ^ range.flip);
   }
   return r;
 }
-PC_INLINE void vb_store_half(void* p, vb b, int half) { memcpy(p, b.b + 2 * half, 2); }
+template <int V> PC_INLINE void vb_store(void* p, vb b, int i) { memcpy(p, b.b + i * V, V); }
+template <int V> PC_INLINE void vb_storen(void* p, vb b, int i, int n) { memcpy(p, b.b + i * V, (size_t)n); }
 PC_INLINE void vi_store_16x2(int16_t* p, vi a, vi b) {
   p[0] = (int16_t)a;
   p[1] = (int16_t)b;

@@ -11,8 +11,9 @@
 //   vi_from_vf                round half to even; lanes must be below 2^31, those below -2^31 become that
 //   vi_bits(x), vf_bits(x)    the same bits as the other type
 //   vi_store_u8x4(p, q)       4 vectors as bytes, clipped to uint8
-//   vb_clip(q, z, low, flip)  4 vectors as 4 * VL bytes, clip(q + z, low, 255) ^ flip, their order kept; q may be any int32, z is 0 to 255
-//   vb_store_half(p, b, i)    the first or second 2 * VL of them
+//   vb_clip(q, vb_range(z, low, high, flip))   4 vectors as 4 * VL bytes, clip(q + z, low, high) ^ flip, their order kept; q may be any int32, z
+//                             is 0 to 255
+//   vb_store<V>(p, b, i)      bytes of V vectors, from vector i * V on; vb_storen<V>(p, b, i, n) the first n of them
 //   vi_store_16x2(p, a, b)    2 vectors as int16; lanes must be within it
 //   vi_dot2(c, a, b)          c += sum of 2 products int16 x int16 per lane
 //   vf_transpose(r)           r[j][i] = r[i][j] of VL vectors
