@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -102,7 +104,7 @@ class Float:
         self.depthwise = {d.name: pc.DepthwiseWeight.from_float(d.w, bits=32) for _, d, _, _ in net.blocks}
         every = [net.last, *(c for e, _, p, _ in net.blocks for c in (e, p) if c)]
         self.matrix = {c.name: pc.Float32Weight.from_float(c.w[:, :, 0, 0]) for c in every}
-        self.classifier = pc.Float32Weight.from_float(net.classifier[0])
+        self.stem, self.classifier = (pc.Float32Weight.from_float(w) for w in (net.stem.w, net.classifier[0]))
 
     def __call__(self, x: Floats, seen: Any = None) -> Floats:
         """Normalized images [B, 224, 224, 3] -> logits [B, 1000]."""
@@ -120,7 +122,7 @@ class Float:
 
         x = told("input", x)
         to = out(net.stem.name, x, 32, 2)
-        x = told(net.stem.name, pc.conv2d(x, net.stem.w, net.stem.b, stride=2, padding=1, activation="relu6", out=to))
+        x = told(net.stem.name, pc.conv2d(x, self.stem, net.stem.b, stride=2, padding=1, activation="relu6", out=to))
         for expand, d, project, residual in net.blocks:
             y = point(expand, x) if expand else x
             if seen:  # what lies between is wanted too
@@ -153,48 +155,60 @@ class Int8:
         every = [net.last, *(c for e, _, p, _ in net.blocks for c in (e, p) if c)]
         self.matrix = {c.name: pc.Int8Weight.from_float(c.w[:, :, 0, 0]) for c in every}
         self.stem, self.classifier = pc.Int8Weight.from_float(net.stem.w), pc.Int8Weight.from_float(net.classifier[0])
+        self.image: Any = None
+        self.steps: list[tuple[str, Callable[[], Any]]] = []
 
     def __call__(self, image: Floats, timed: Any = None) -> Floats:
         """Normalized images [B, 224, 224, 3] -> logits [B, 1000]. timed(name, call) -> call(), for a profile."""
-        net, out, q = self.net, self.out, self.q
+        net, at, name = self.net, self.q["input"], self.net.stem.name
         do = timed or (lambda name, call: call())
-
-        def point(c: Conv, y: NDArray[np.uint8], before: pc.QParams) -> NDArray[np.uint8]:
-            about = {
-                "activation": _relu6(c),
-                "x_qparams": before,
-                "y_qparams": q[c.name],
-                "out": out(c.name, y, len(c.w)),
-            }
-            return do(c.name, lambda: pc.linear(y, self.matrix[c.name], c.b, **about))
-
-        at = q["input"]
         x = do("quantize", lambda: pc.quantize_linear(image, np.float32(at.scale), np.uint8(at.zero_point)))
-        x = do(net.stem.name, lambda: pc.conv2d(
-            x, self.stem, net.stem.b, stride=2, padding=1, activation="relu6", x_qparams=at, y_qparams=q[net.stem.name],
-            out=out(net.stem.name, x, 32, 2),
+        to = self.out(name, x, 32, 2)
+        do(name, lambda: pc.conv2d(
+            x, self.stem, net.stem.b, stride=2, padding=1, activation="relu6", x_qparams=at, y_qparams=self.q[name],
+            out=to,
         ))  # fmt: skip
+        if to is not self.image:  # the first time, or another number of images
+            self.image, self.steps = to, self.calls(to)
+        for name, call in self.steps:
+            result = do(name, call)
+        return result
+
+    def calls(self, x: NDArray[np.uint8]) -> list[tuple[str, Callable[[], Any]]]:
+        """What follows the stem, whose result is x: calls from buffer to buffer, bound once. The last gives logits."""
+        net, q, calls = self.net, self.q, []
+
+        def call(
+            name: str, operation: Any, *operands: Any, x: Any, channels: int, stride: int = 1, **about: Any
+        ) -> Any:
+            to = self.out(name, x, channels, stride)
+            if stride > 1:
+                about["stride"] = stride
+            calls.append((name, partial(operation, *operands, y_qparams=q[name], out=to, **about)))
+            return to, q[name]
+
+        def point(c: Conv, x: Any, at: pc.QParams) -> Any:
+            about = {"x_qparams": at, "activation": _relu6(c)}
+            return call(c.name, pc.linear, x, self.matrix[c.name], c.b, x=x, channels=len(c.w), **about)
+
         at = q[net.stem.name]
-        for expand, d, project, residual in net.blocks:
-            y, y_at = (point(expand, x, at), q[expand.name]) if expand else (x, at)
-            y = do(d.name, lambda d=d, p=project, y=y, y_at=y_at: pc.separable_conv2d(
-                y, self.depthwise[d.name], self.matrix[p.name], d.b, p.b, stride=d.stride, padding=1,
-                depthwise_activation="relu6",
-                mid_qparams=q[d.name], x_qparams=y_at, y_qparams=q[p.name], out=out(p.name, y, len(p.w), d.stride),
-            ))  # fmt: skip
-            y_at = q[project.name]
+        for expand, d, p, residual in net.blocks:
+            y, y_at = point(expand, x, at) if expand else (x, at)
+            y, y_at = call(
+                p.name, pc.separable_conv2d, y, self.depthwise[d.name], self.matrix[p.name], d.b, p.b, x=y,
+                channels=len(p.w), stride=d.stride, padding=1, depthwise_activation="relu6", mid_qparams=q[d.name],
+                x_qparams=y_at,
+            )  # fmt: skip
             if residual:
-                to = q[f"{project.name}.add"]
-                x = do(f"{project.name}.add", lambda x=x, y=y, a=at, b=y_at, to=to, name=f"{project.name}.add": pc.add(
-                    x, y, a_qparams=a, b_qparams=b, y_qparams=to, out=out(name, x, x.shape[3])
-                ))  # fmt: skip
-                at = to
-            else:
-                x, at = y, y_at
-        x = point(net.last, x, at)
-        x = do("pool", lambda: pc.global_average_pool(x, x_qparams=q[net.last.name], y_qparams=q["pool"]))
-        rows = x.reshape(len(x), -1)
-        return do("classifier", lambda: pc.linear(rows, self.classifier, net.classifier[1], x_qparams=q["pool"]))
+                about = {"a_qparams": at, "b_qparams": y_at}
+                y, y_at = call(f"{p.name}.add", pc.add, x, y, x=x, channels=len(p.w), **about)
+            x, at = y, y_at
+        x, at = point(net.last, x, at)
+        pool = np.empty((len(x), 1, 1, x.shape[3]), np.uint8)
+        calls.append(("pool", partial(pc.global_average_pool, x, x_qparams=at, y_qparams=q["pool"], out=pool)))
+        rows, bias = pool.reshape(len(x), -1), net.classifier[1]
+        calls.append(("classifier", partial(pc.linear, rows, self.classifier, bias, x_qparams=q["pool"])))
+        return calls
 
 
 def qparams(low: float, high: float) -> pc.QParams:
