@@ -236,6 +236,8 @@ def test_no_gradient():
     with torch.inference_mode():
         assert torch.equal(model(x), y)
         assert torch.equal(copy.deepcopy(model)(x), y)  # tensors without a count of changes
+        made = pct.compress_(nn.Sequential(nn.Linear(8, 8)).eval(), "int8")
+        assert not any(array.is_inference() for array in made[0].arrays)
 
 
 # ---- torch.library
@@ -277,6 +279,16 @@ def test_compile():
     for model, x in ((pct.compress_(Mlp().eval(), "sparse-int8"), torch.randn(3, 24)), static_mobile()):
         wanted = model(x)
         assert torch.equal(torch.compile(model, fullgraph=True, backend="aot_eager")(x), wanted)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of torch.jit
+def test_traces():
+    model, x = static_mobile()
+    wanted = model(x)
+    assert torch.equal(torch.jit.trace(model, (x,))(x), wanted)
+    assert torch.equal(torch.fx.symbolic_trace(model)(x), wanted)
+    conv = model.stem[0]
+    assert torch.equal(torch.compile(conv, fullgraph=True, backend="aot_eager")(x[0]), conv(x)[0])
 
 
 def test_export_keeps_the_weights_in_its_file():

@@ -11,6 +11,8 @@ from torch import Tensor, fx, nn
 import pycompress as pc
 from pycompress import qat
 
+from .modules import MaxPool2d
+
 __all__ = ["Dequantize", "IntegerAdd", "IntegerConv2d", "IntegerLinear", "Quantize", "converted"]
 
 
@@ -162,18 +164,6 @@ class IntegerMean(nn.Module):
         return y if self.keepdim else y.flatten(1)
 
 
-class IntegerMaxPool2d(nn.Module):
-    """Max pooling of uint8."""
-
-    def __init__(self, pool: nn.MaxPool2d) -> None:
-        super().__init__()
-        names = ("kernel_size", "stride", "padding", "dilation")
-        self.arguments = {name: getattr(pool, name) for name in names}
-
-    def forward(self, x: Tensor) -> Tensor:
-        return nchw(pc.max_pool2d(nhwc(x), **self.arguments))
-
-
 def converted(model: fx.GraphModule) -> fx.GraphModule:
     """Replace what `pycompress.qat.prepare` put in; a copy has been made."""
     modules, graph = dict(model.named_modules()), model.graph
@@ -208,7 +198,7 @@ def _integer(old: nn.Module | None, source: qat.Quantizer | None) -> tuple[nn.Mo
     if isinstance(old, qat.QuantizedMean):
         return IntegerMean(old), source
     if isinstance(old, nn.MaxPool2d):
-        return IntegerMaxPool2d(old), source
+        return MaxPool2d.of(old), source
     if isinstance(old, nn.Flatten | nn.Identity):
         return old, source
     return (nn.Identity(), source) if isinstance(old, nn.Dropout | nn.Dropout2d) else (None, None)

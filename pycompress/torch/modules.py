@@ -41,12 +41,13 @@ class _Layer(nn.Module):
         super().__init__()
         if y_qparams is not None and (x_qparams is None or not weight.quantizes):
             raise ValueError("y_qparams is given, wanted None: without x_qparams and a weight of integers y is float32")
-        beside = {} if bias is None else {"bias": bias.detach().to("cpu", torch.float32, copy=True)}
-        for name, pair in (("x_qparams", x_qparams), ("y_qparams", y_qparams)):
-            if pair is not None:
-                beside[name] = torch.tensor(pc.QParams(*pair), dtype=torch.float32, device="cpu")
-        arrays, layer = ops.describe(weight, beside, activation=activation, absorbed=absorbed, **more)
-        self._adopt(arrays, ops.read(layer.encode(), arrays))
+        with torch.inference_mode(False):  # tensors that count their changes
+            beside = {} if bias is None else {"bias": bias.detach().to("cpu", torch.float32, copy=True)}
+            for name, pair in (("x_qparams", x_qparams), ("y_qparams", y_qparams)):
+                if pair is not None:
+                    beside[name] = torch.tensor(pc.QParams(*pair), dtype=torch.float32, device="cpu")
+            arrays, layer = ops.describe(weight, beside, activation=activation, absorbed=absorbed, **more)
+            self._adopt(arrays, ops.read(layer.encode(), arrays))
 
     @classmethod
     def restored(cls, arrays: dict[str, Tensor], layer: str) -> tuple[Any, tuple[str, ...]]:
@@ -223,11 +224,6 @@ class Conv2d(_Layer):
         self._settle(
             weight, bias, activation, x_qparams, y_qparams, absorbed, geometry=geometry, channels_last=channels_last
         )
-
-    def forward(self, input: Tensor) -> Tensor:
-        if input.ndim == 3:
-            return super().forward(input[None])[0]
-        return super().forward(input)
 
 
 class MaxPool2d(nn.MaxPool2d):

@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 
 import pycompress as pc
+from pycompress import _backend
 from pycompress.io import schema
 from pycompress.ops import _activation as check_activation
 
@@ -125,7 +126,7 @@ def ready(arrays: Sequence[Tensor], layer: str) -> _Ready:
         found is not None
         and found.layer == layer
         and found.ids == tuple(map(id, arrays))
-        and found.versions == _versions(arrays)
+        and (not found.versions or found.versions == tuple(map(_version, arrays)))
     ):
         return found
     made = _kept[id(arrays[0])] = _Ready(arrays, layer)
@@ -204,29 +205,47 @@ def _result_in_channels_last(x: Tensor, found: Any) -> bool:
     return bool(found["channels_last"]) if x.dtype is torch.uint8 else _in_channels_last(x)
 
 
+def _turned(image: Any, channels: int) -> Any:
+    """Between NCHW and NHWC. channels: the axis where they are, 1 or 3."""
+    b, c = len(image), image.shape[channels]
+    size = image.shape[2:] if channels == 1 else image.shape[1:3]
+    rows, columns = (c, size[0] * size[1]) if channels == 1 else (size[0] * size[1], c)
+    turned = np.empty((b, *size, c) if channels == 1 else (b, c, *size), image.dtype)
+    _backend.kernels().transpose(image, b, rows, columns, turned, _threads())
+    return turned
+
+
 def run_conv2d(x: Tensor, arrays: Sequence[Tensor], layer: str) -> Tensor:
     """[B, C, H, W] -> [B, O, oh, ow]; without a copy where x is in channels_last."""
+    if x.ndim == 3:
+        return run_conv2d(x[None], arrays, layer)[0]
     if x.ndim != 4:
         raise ValueError(f"x has shape {tuple(x.shape)}, wanted [B, C, H, W]")
     now, given = ready(arrays, layer), _input(x)
     last = _result_in_channels_last(x, parse(layer))
-    direct = not _in_channels_last(given) and not last  # the kernels' own transposition, both ways
+    if _in_channels_last(given):
+        image, layout = _quantized(given.permute(0, 2, 3, 1).numpy(), now), "NHWC"
+    elif last:
+        image, layout = _turned(_quantized(given.contiguous().numpy(), now), 1), "NHWC"
+    else:
+        image, layout = _quantized(given.numpy(), now), "NCHW"  # the kernels transpose it, both ways
     run: Any = pc.depthwise_conv2d if isinstance(now.weight, pc.DepthwiseWeight) else pc.conv2d
     y = run(
-        _quantized(given.numpy() if direct else given.permute(0, 2, 3, 1).numpy(), now),
+        image,
         now.weight,
         now.bias,
         activation=now.activation,
         x_qparams=now.x_qparams,
         y_qparams=now.y_qparams,
-        layout="NCHW" if direct else "NHWC",
+        layout=layout,
         num_threads=_threads(),
         **now.arguments,
     )
+    if layout == "NHWC" and not last:
+        y = _turned(y, 3)
     result = torch.from_numpy(y)
-    if not direct:
+    if last:
         result = result.permute(0, 3, 1, 2)
-        result = result if last else result.contiguous()
     return result if given.dtype is x.dtype or now.y_qparams is not None else result.to(x.dtype)
 
 
@@ -260,6 +279,8 @@ def _fake_linear(x: Tensor, arrays: Sequence[Tensor], layer: str) -> Tensor:
 
 
 def _fake_conv2d(x: Tensor, arrays: Sequence[Tensor], layer: str) -> Tensor:
+    if x.ndim == 3:
+        return _fake_conv2d(x[None], arrays, layer)[0]
     found = parse(layer)
     geometry, (outputs, _, *kernel) = found["geometry"], (*found["weight"]["shape"], 1, 1)[:4]
     top, left, bottom, right = geometry["padding"]
