@@ -132,7 +132,7 @@ def test_layers_have_the_bits_of_the_functions(make, recipe, most):
         hook.remove()
         weight = weights[f"{name}.weight"]
         if getattr(old, "groups", 1) != 1 and old.kernel_size == (1, 1):
-            weight = new.weight  # by its shape alone it looks like a matrix
+            weight = new.compressed  # by its shape alone it looks like a matrix
         assert torch.equal(run_layer(old, weight, given[0]), given[1]), name
         assert given[1].is_contiguous()
         checked += 1
@@ -150,6 +150,7 @@ def test_a_layer_made_by_hand():
     assert torch.equal(layer(x), torch.from_numpy(wanted))
     assert "6x9, CSRWeight" in repr(layer)
     assert layer.bias.data_ptr() != b.data_ptr()
+    assert pct.Linear(layer.compressed).bias is None
     for bad, what in [({"activation": "tanh"}, "activation"), ({"y_qparams": (1.0, 0)}, "y_qparams")]:
         with pytest.raises(ValueError, match=what):
             pct.Linear(pc.Int8Weight.from_float(w.numpy()), **bad)
@@ -355,6 +356,8 @@ def test_states_that_do_not_fit():
     for key in ("up.weight/q", "up._extra_state"):
         with pytest.raises(RuntimeError, match=key if "extra" in key else "weight/q"):
             copy.deepcopy(model).load_state_dict({k: v for k, v in state.items() if k != key})
+    with pytest.raises(ValueError, match=r"'up' of the state has a weight of shape \(40, 24\), wanted that of Linear"):
+        pct.load_(nn.ModuleDict({"up": nn.Linear(9, 9)}), state)
     with pytest.raises(RuntimeError, match=r"norm\.weight"):
         pct.load_(nn.ModuleDict({"up": nn.Linear(24, 40), "down": nn.Linear(40, 7)}), state)
     x = torch.randn(2, 24)
@@ -375,6 +378,10 @@ def test_copies_and_casts():
     assert double(x.double()).dtype == torch.float64
     assert error(double(x.double()), wanted.double()) < 0.01  # LayerNorm is in float64 now
     assert copy.deepcopy(model).to(torch.bfloat16)(x.bfloat16()).dtype == torch.bfloat16
+    half = copy.deepcopy(model).half().up.weight  # what models ask of it
+    assert (half.shape, half.dtype, half.device.type) == ((40, 24), torch.float16, "cpu")
+    assert half.isnan().all()
+    assert (model.up.out_features, model.up.in_features) == half.shape
     meta = copy.deepcopy(model).to("meta", torch.float64)
     assert meta(x.double().to("meta")).shape == wanted.shape
     assert {b.dtype for b in meta.up.buffers()} == {torch.int8, torch.float32}
@@ -392,10 +399,10 @@ def test_packed_weights_live_as_long_as_their_tensors():
     model(x)
     gc.collect()
     before = len(ops._kept)
-    first = model.up.weight
+    first = model.up.compressed
     model.up._buffers["weight/q"].neg_()  # a change in place is seen
     changed = model(x)
-    assert np.array_equal(model.up.weight.q, first.q)  # over the same memory
+    assert np.array_equal(model.up.compressed.q, first.q)  # over the same memory
     fresh = pct.compress_(Mlp().eval(), "int8")
     fresh.load_state_dict(model.state_dict())
     assert torch.equal(fresh(x), changed)
@@ -485,6 +492,8 @@ class Odd(nn.Module):
             return self.two(self.relu(h)) + h
         if self.how == "function":
             return self.two(torch.sigmoid(h))
+        if self.how == "operator":
+            return self.two(h) + torch.ops.aten.sigmoid.default(h)
         if self.how == "returned":
             y = self.relu(h)
             return self.two(y), {"hidden": [y]}
@@ -510,6 +519,7 @@ class Odd(nn.Module):
     [
         ("sum", False, False),
         ("function", False, False),
+        ("operator", False, False),
         ("returned", True, False),
         ("kept", True, False),
         ("shared", False, True),
@@ -533,6 +543,39 @@ def test_what_is_not_private_stays_float(how, absorbed, chained):
     assert error(y, wanted) < 0.03
     if how == "kept":
         assert model.cache.dtype == torch.float32
+
+
+@pytest.mark.parametrize(
+    "steps",
+    [
+        {"factorize": {"rank": 20}, "quantize": {"bits": 8}},
+        {"prune": {"sparsity": 0.2}, "quantize": {"bits": 8}},
+        {"quantize": {"bits": 4}},
+    ],
+)
+def test_uint8_of_every_kind(steps):
+    model, x = nn.Sequential(nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 64)).eval(), torch.randn(200, 64)
+    wanted = model(x)
+    steps["quantize"] |= {"activations": "minmax"}
+    pct.compress_(model, {"rule": [steps]}, calibration=[x])
+    assert dtypes(model, x)["0"] == (torch.float32, torch.uint8, (64, 1))
+    assert error(model(x), wanted) < 0.6  # rank 20 of random numbers
+    x_qparams, y_qparams = (ops.qparams_of(array) for array in model[0].arrays[-2:])
+    q = pc.quantize_linear(x.numpy(), np.float32(x_qparams.scale), np.uint8(x_qparams.zero_point))
+    middle = pc.linear(
+        q, model[0].compressed, model[0].bias.numpy(), activation="relu", x_qparams=x_qparams, y_qparams=y_qparams
+    )
+    y = pc.linear(middle, model[2].compressed, model[2].bias.numpy(), x_qparams=y_qparams)
+    assert np.array_equal(model(x).numpy(), y)
+
+
+def test_a_batch_norm_over_something_else_stays():
+    model, x = nn.Sequential(nn.Linear(5, 7), nn.BatchNorm1d(7)).eval(), torch.randn(3, 7, 5)
+    model[1].running_mean.normal_()
+    wanted = model(x)
+    pct.compress_(model, "int8", calibration=[x])
+    assert error(model(x), wanted) < 0.02
+    assert isinstance(model[1], nn.BatchNorm1d)
 
 
 def test_ranges_are_those_of_all_inputs():

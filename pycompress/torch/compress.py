@@ -20,12 +20,11 @@ from pycompress.io import Info, Tensors
 from pycompress.ops import Activation
 from pycompress.recipe import Recipe
 
+from . import ops
 from .modules import EXTRA, Conv2d, Linear, MaxPool2d, read_state
 from .observe import PASSING, Observed, is_relu, observe, padding_of
 
 __all__ = ["compress_", "load_"]
-
-Layer = nn.Linear | nn.Conv2d
 
 _NORMS = (nn.BatchNorm1d, nn.BatchNorm2d)
 _NAMED = {nn.ReLU: "relu", nn.ReLU6: "relu6", nn.Hardswish: "hardswish", nn.SiLU: "silu"}
@@ -112,7 +111,10 @@ def load_(model: nn.Module, state: Mapping[str, Tensor] | str | os.PathLike[str]
         prefix = f"{name}."
         mine = {k.removeprefix(prefix): value for k, value in state.items() if k.startswith(prefix)}
         kind = Linear if isinstance(old, nn.Linear) else Conv2d
-        new, absorbed = kind.restored(*read_state(mine))
+        arrays, layer = read_state(mine)
+        _check_shape(name, old, layer)
+        new, absorbed = kind.restored(arrays, layer)
+        new.dtype = old.weight.dtype
         if strange := [other for other in absorbed if other not in modules]:
             raise ValueError(f"{name} did the work of {strange[0]!r}, which is no module of this model")
         _put(model, name, new)
@@ -121,6 +123,13 @@ def load_(model: nn.Module, state: Mapping[str, Tensor] | str | os.PathLike[str]
     _keep_off_the_fast_path(model)
     model.load_state_dict(state)
     return model
+
+
+def _check_shape(name: str, old: Any, layer: str) -> None:
+    found = ops.parse(layer)
+    shape, wanted = tuple(found["weight"]["shape"]), tuple(old.weight.shape)
+    if (*shape, 1, 1)[:4] != (*wanted, 1, 1)[:4] or ("geometry" in found) != isinstance(old, nn.Conv2d):
+        raise ValueError(f"{name!r} of the state has a weight of shape {shape}, wanted that of {old}")
 
 
 def _replace(model: nn.Module, parts: Mapping[nn.Module, _Part]) -> None:
@@ -177,7 +186,14 @@ class _Part:
         self.y_qparams: pc.QParams | None = None
         self.w, self.b = _floats(layer.weight), None if layer.bias is None else _floats(layer.bias)
         follower: Any = seen.follower(layer)
-        if type(follower) in _NORMS and not follower.training and follower.running_mean is not None:
+        # Over [B, T, C] a BatchNorm1d is one of T, not of the outputs.
+        dims = {value.ndim for value in seen.values.get(layer, [])}
+        norms = {(nn.BatchNorm1d, 2)} if isinstance(layer, nn.Linear) else {(nn.BatchNorm2d, 4)}
+        if (
+            {(type(follower), ndim) for ndim in dims} == norms
+            and not follower.training
+            and follower.track_running_stats
+        ):
             self._fold(follower)
             self.absorbed.append(follower)
             follower = seen.follower(follower)
@@ -232,19 +248,15 @@ class _Part:
             "y_qparams": self.y_qparams,
             "absorbed": self.names,
         }
+        made: Linear | Conv2d
         if isinstance(self.layer, nn.Linear):
-            return Linear(self.weight, self.b, **more)
-        conv = self.layer
-        return Conv2d(
-            self.weight,
-            self.b,
-            stride=conv.stride,
-            padding=padding_of(conv),
-            dilation=conv.dilation,
-            groups=conv.groups,
-            channels_last=self.channels_last,
-            **more,
-        )
+            made = Linear(self.weight, self.b, **more)
+        else:
+            conv = self.layer
+            more |= {"stride": conv.stride, "padding": padding_of(conv), "dilation": conv.dilation}
+            made = Conv2d(self.weight, self.b, groups=conv.groups, channels_last=self.channels_last, **more)
+        made.dtype = self.layer.weight.dtype
+        return made
 
     @property
     def note(self) -> str:

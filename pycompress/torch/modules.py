@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -27,6 +28,7 @@ class _Layer(nn.Module):
     _op: Any
     _run: Any
     layer: str
+    dtype = torch.float32  # which the model has, and `weight` tells; the arrays have their own
 
     def _settle(
         self,
@@ -58,11 +60,10 @@ class _Layer(nn.Module):
         return made, tuple(ops.parse(layer)["absorbed"])
 
     def _adopt(self, arrays: dict[str, Tensor], layer: str) -> None:
-        for name in [name for name in self._buffers if name not in arrays]:
-            del self._buffers[name]
+        self._buffers.clear()
         self.layer, self._names = layer, ops.names(layer)
-        for name in self._names:
-            self.register_buffer(name, arrays[name])
+        for name in dict.fromkeys((*self._names, *ops.BESIDE)):
+            self.register_buffer(name, arrays.get(name))
 
     @property
     def arrays(self) -> list[Tensor]:
@@ -71,9 +72,19 @@ class _Layer(nn.Module):
         return [buffers[name] for name in self._names]
 
     @property
-    def weight(self) -> Any:
+    def compressed(self) -> Any:
         """The compressed weight, over the memory of the buffers. It must not be changed."""
         return ops.weight_of(self.arrays, self.layer)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """That of the weight: (N, K) or (O, I, kh, kw)."""
+        return tuple(ops.parse(self.layer)["weight"]["shape"])
+
+    @property
+    def weight(self) -> Tensor:
+        """For models that ask their layers for shape, dtype and device: a tensor of these, all NaN, without memory."""
+        return torch.full((), math.nan, dtype=self.dtype, device=self.arrays[0].device).expand(self.shape)
 
     def forward(self, input: Tensor) -> Tensor:
         if (
@@ -89,7 +100,7 @@ class _Layer(nn.Module):
 
     def extra_repr(self) -> str:
         found = ops.parse(self.layer)
-        shape = "x".join(map(str, found["weight"]["shape"]))
+        shape = "x".join(map(str, self.shape))
         what = [f"{shape}, {found['weight']['kind']}", *found["beside"]]
         if found["activation"] is not None:
             what.append(f"activation={found['activation']}")
@@ -132,6 +143,7 @@ class _Layer(nn.Module):
             if new.dtype != old.dtype:
                 new = old if new.device == old.device else old.to(new.device)
             self._buffers[name] = new
+        self.dtype = fn(torch.empty(0, dtype=self.dtype)).dtype
         return self
 
 
@@ -190,6 +202,14 @@ class Linear(_Layer):
         """absorbed: names of the modules that this one does the work of, for `load_`."""
         self._settle(weight, bias, activation, x_qparams, y_qparams, absorbed)
 
+    @property
+    def in_features(self) -> int:
+        return self.shape[1]
+
+    @property
+    def out_features(self) -> int:
+        return self.shape[0]
+
 
 class Conv2d(_Layer):
     """A convolution with zeros beyond the image by `pycompress.conv2d` or `depthwise_conv2d`: x [B, C, H, W].
@@ -224,6 +244,22 @@ class Conv2d(_Layer):
         self._settle(
             weight, bias, activation, x_qparams, y_qparams, absorbed, geometry=geometry, channels_last=channels_last
         )
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return (*super().shape, 1, 1)[:4]
+
+    @property
+    def out_channels(self) -> int:
+        return self.shape[0]
+
+    @property
+    def kernel_size(self) -> tuple[int, ...]:
+        return self.shape[2:]
+
+    @property
+    def stride(self) -> tuple[int, ...]:
+        return tuple(ops.parse(self.layer)["geometry"]["stride"])
 
 
 class MaxPool2d(nn.MaxPool2d):

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
+from torch.utils._python_dispatch import TorchDispatchMode
 
 __all__ = ["PASSING", "ROWS", "Observed", "is_relu", "observe", "padding_of"]
 
@@ -38,6 +39,7 @@ class Value:
 
     tensor: weakref.ref[Tensor]
     maker: nn.Module | None
+    ndim: int
     readers: list[Any] = field(default_factory=list)
     passed: list[Value] = field(default_factory=list)  # what readers of _SAME made of it
 
@@ -101,10 +103,27 @@ class _Functions(TorchFunctionMode):
         if self.watch.inside or func in _LOOKS:
             return func(*args, **kwargs)
         read = self.watch.read((args, kwargs), func)
-        result = func(*args, **kwargs)
-        if func in _SAME and isinstance(result, Tensor):
-            self.watch.passed(read, result)
+        self.watch.inside += 1
+        try:
+            result = func(*args, **kwargs)
+            if func in _SAME and isinstance(result, Tensor):
+                self.watch.passed(read, result)
+        finally:
+            self.watch.inside -= 1
         return result
+
+
+class _Operators(TorchDispatchMode):
+    """Sees what comes to the dispatcher on other ways, from TorchScript and from operators that are called directly."""
+
+    def __init__(self, watch: _Watch) -> None:
+        super().__init__()
+        self.watch = watch
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if not self.watch.inside:
+            self.watch.read((args, kwargs), func)
+        return func(*args, **(kwargs or {}))
 
 
 class _Watch:
@@ -135,7 +154,7 @@ class _Watch:
 
     def passed(self, read: list[Value], result: Tensor) -> None:
         for value in read[:1]:
-            made = self._values[id(result)] = Value(weakref.ref(result), None)
+            made = self._values[id(result)] = Value(weakref.ref(result), None, result.ndim)
             value.passed.append(made)
 
     def _before(self, module: nn.Module, args: Any, kwargs: Any) -> None:
@@ -151,7 +170,7 @@ class _Watch:
 
     def _after(self, module: nn.Module, args: Any, result: Any) -> None:
         if self.inside == 1 and isinstance(result, Tensor):
-            value = self._values[id(result)] = Value(weakref.ref(result), module)
+            value = self._values[id(result)] = Value(weakref.ref(result), module, result.ndim)
             self.seen.values[module].append(value)
             if type(module) in PASSING:
                 for read in self._reading[:1]:
@@ -217,7 +236,7 @@ def observe(
     fast = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)  # it takes the weights of layers without calling these
     try:
-        with torch.no_grad(), _Functions(watch):
+        with torch.no_grad(), _Operators(watch), _Functions(watch):
             for batch in batches:
                 # Whatever the model gives is held until `finish` has looked.
                 if isinstance(batch, Mapping):

@@ -1,7 +1,8 @@
-"""The operators `torch.ops.pycompress.linear` and `.conv2d`: what the modules of this package call.
+"""The operators of `torch.ops.pycompress`: what the modules of this package call.
 
     linear(Tensor x, Tensor[] arrays, str layer) -> Tensor
     conv2d(Tensor x, Tensor[] arrays, str layer) -> Tensor
+    max_pool2d(Tensor x, int[] kernel, int[] stride, int[] padding, int[] dilation) -> Tensor
 
 `layer` is JSON: the kind of weight, the activation, the geometry; `arrays` the tensors that it names (`names`), as they
 are stored. So `torch.compile` sees plain tensors, and `torch.export` writes them into its file; the weight that is
@@ -79,9 +80,10 @@ def read(text: bytes, arrays: Mapping[str, Tensor]) -> str:
             raise ValueError(f"{missing[0]!r} is missing")
         made = _Ready([arrays[name] for name in names(layer)], layer)
         check_activation(made.activation)
-        if made.bias is not None and made.bias.shape != (made.weight.shape[0],):
-            raise ValueError(f"bias has shape {made.bias.shape}, wanted {(made.weight.shape[0],)}")
-    except (TypeError, ValueError, RecursionError) as error:
+        outputs = made.weight.shape[:1]
+        if made.bias is not None and (made.bias.shape != outputs or made.bias.dtype != np.float32):
+            raise ValueError(f"bias has shape {made.bias.shape} and is {made.bias.dtype}, wanted {outputs} in float32")
+    except (TypeError, ValueError, ArithmeticError, RecursionError) as error:
         raise pc.FormatError(f"no layer of pycompress: {error}") from None
     return layer
 
