@@ -38,7 +38,8 @@ CODES = {
         **{f"uint{bits}": f"U{bits}" for bits in (8, 16, 32, 64)},
     }.items()
 }
-_DTYPES = {code: dtype.newbyteorder("<") for dtype, code in CODES.items()}
+# By name, so that they are the very objects that np.float32 and the like have: native calls know those at a glance.
+_DTYPES = {code: np.dtype(f"<{dtype.str[1:]}") for dtype, code in CODES.items()}
 # bfloat16 and the 8-bit floats are no types of NumPy: they are read as float32, and copied as the bytes they are.
 _OTHERS = {"BF16": 2, "F8_E4M3": 1, "F8_E5M2": 1}
 SIZES: dict[str, int] = {code: dtype.itemsize for code, dtype in _DTYPES.items()} | _OTHERS

@@ -16,6 +16,7 @@ from .modules import MaxPool2d
 __all__ = ["Dequantize", "IntegerAdd", "IntegerConv2d", "IntegerLinear", "Quantize", "converted"]
 
 
+NAMES: dict[Any, str] = {(0.0, np.inf): "relu", (0.0, 6.0): "relu6"}  # the same clamps, by the short way into the kernel
 SPARSE_FROM = 0.5  # zeros from which a pruned weight is held sparse
 
 
@@ -79,7 +80,7 @@ class _Layer(nn.Module):
         self.block: tuple[int, int] | None = getattr(layer.layer, "pruned_block", None)
         self.x_qparams = pc.QParams(*layer.source.grid())
         self.y_qparams = None if layer.output is None else pc.QParams(*layer.output.grid())
-        self.activation: Any = layer.activation
+        self.activation: Any = NAMES.get(layer.activation, layer.activation)
         if layer.output is not None and layer.output.levels < 255:
             self.activation = narrowed(layer.activation, layer.output)
 
