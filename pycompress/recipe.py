@@ -218,7 +218,8 @@ def default_candidates() -> tuple[Steps, ...]:
         _INT8,
         Steps(quantize=Quantize(4)),
         Steps(quantize=Quantize(16)),
-        *(_sparse(sparsity) for sparsity in (0.7, 0.8, 0.9)),
+        # Which of the two forms is faster depends on the instruction set.
+        *(_sparse(sparsity, block) for block in ((1, 4), (4, 1)) for sparsity in (0.5, 0.7, 0.9)),
         *(_low_rank(energy) for energy in (0.98, 0.95, 0.9)),
     )
 
