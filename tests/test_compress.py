@@ -214,6 +214,29 @@ def test_sparse_factors_of_low_rank() -> None:
     assert np.mean(made["layer.0.weight"].todense() == 0) >= 0.5
 
 
+@pytest.mark.parametrize("prune", [{"pattern": "block", "block": [5, 3]}, {"pattern": "unstructured"}])
+def test_sparse_integers_are_rounded_as_asked_for(prune: dict[str, Any]) -> None:
+    tensors, x = model(), inputs(model())
+    name = "layer.0.weight"
+
+    def made(**quantize: Any) -> Any:
+        steps = {"prune": {"sparsity": 0.4, **prune}, "quantize": {"bits": 8, **quantize}}
+        return pc.compress(tensors, rules(**steps), calibration=x)[name]
+
+    floats = pc.compress(tensors, rules(prune={"sparsity": 0.4, **prune}), calibration=x)[name].todense()
+    plain, gptq, one, tight = made(), made(rounding="gptq"), made(per="tensor"), made(clip="mse")
+    for weight in (plain, gptq, one, tight):
+        np.testing.assert_array_equal(weight.indices, plain.indices)
+        assert weight.data.dtype == np.int8
+        assert not weight.todense()[floats == 0].any()
+    assert len(set(one.scale)) == 1
+    np.testing.assert_array_equal(gptq.scale, plain.scale)
+    assert (tight.scale <= plain.scale).all()
+    y = x[name] @ floats.T
+    near, far = (np.linalg.norm(x[name] @ weight.todense().T - y) for weight in (gptq, plain))
+    assert near < far
+
+
 def test_a_convolution_of_1_x_1_becomes_a_matrix() -> None:
     w = np.random.default_rng(0).standard_normal((24, 16, 1, 1)).astype(np.float32)
     x = np.random.default_rng(1).standard_normal((50, 16)).astype(np.float32)

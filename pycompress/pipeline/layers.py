@@ -171,7 +171,7 @@ def _rest(w: Floats, steps: Steps, layer: str, inputs: Any) -> Any:
     if steps.prune is not None:
         w = _prune(w, steps.prune, inputs)
         if layer != "conv":
-            return _sparse(w, steps.prune, 32 if steps.quantize is None else 8)
+            return _sparse(w, steps.prune, steps.quantize, inputs)
     if layer == "depthwise":
         return kinds.DepthwiseWeight.from_float(w, bits=8)
     return w if steps.quantize is None else _quantize(w, steps.quantize, inputs)
@@ -185,10 +185,25 @@ def _prune(w: Floats, p: Prune, inputs: Any) -> Floats:
     return prune(w, p.sparsity, p.pattern, block=p.block, m=p.m, method=method, inputs=inputs, per=per)
 
 
-def _sparse(w: Floats, p: Prune, bits: int) -> Weight:
+def _sparse(w: Floats, p: Prune, q: Quantize | None, inputs: Any) -> Weight:
+    made: kinds.BSRWeight | kinds.CSRWeight
+    bits = 32 if q is None else 8
     if p.pattern == "block":
-        return _as_weight(kinds.BSRWeight.from_dense(w, block=p.block, bits=bits))
-    return _as_weight(kinds.CSRWeight.from_dense(w, bits=bits))
+        made = kinds.BSRWeight.from_dense(w, block=p.block, bits=bits)
+    else:
+        made = kinds.CSRWeight.from_dense(w, bits=bits)
+    if q is None or (q.per in (None, "channel") and q.rounding in (None, "nearest") and q.clip == "max"):
+        return made
+    from ..quantize import integers
+
+    options: Any = {"per": q.per or "channel", "rounding": q.rounding or "nearest", "clip": q.clip}
+    done = integers(w, 8, inputs=inputs, **options)
+    height, width = made.data.shape[1:] or (1, 1)
+    levels = np.pad(done.q, ((0, -len(w) % height), (0, -w.shape[1] % width)))
+    blocks = levels.reshape(len(levels) // height, height, -1, width).transpose(0, 2, 1, 3)
+    rows = np.repeat(np.arange(len(made.indptr) - 1), np.diff(made.indptr))
+    data = blocks[rows, made.indices].reshape(made.data.shape)
+    return type(made)(data, made.indices, made.indptr, w.shape, np.ascontiguousarray(done.scale[:, 0]))
 
 
 def _quantize(w: Floats, q: Quantize, inputs: Any) -> Weight:
