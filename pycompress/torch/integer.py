@@ -16,7 +16,7 @@ from .modules import MaxPool2d
 __all__ = ["Dequantize", "IntegerAdd", "IntegerConv2d", "IntegerLinear", "Quantize", "converted"]
 
 
-NAMES: dict[Any, str] = {(0.0, np.inf): "relu", (0.0, 6.0): "relu6"}  # the same clamps, by the short way into the kernel
+NAMES: dict[Any, str] = {(0.0, np.inf): "relu", (0.0, 6.0): "relu6"}  # the short way into the kernel
 SPARSE_FROM = 0.5  # zeros from which a pruned weight is held sparse
 
 
