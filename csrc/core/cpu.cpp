@@ -65,6 +65,7 @@ CpuFeatures detect() {
   f.avx2 = ymm && bit(one.ecx, 28) && bit(one.ecx, 12) && bit(one.ecx, 29) && bit(seven.ebx, 5);
   f.avxvnni = f.avx2 && seven.eax >= 1 && bit(seven1.eax, 4);
   f.avx512vnni = f.avx2 && zmm && bit(seven.ebx, 16) && bit(seven.ebx, 17) && bit(seven.ebx, 30) && bit(seven.ebx, 31) && bit(seven.ecx, 11);
+  f.avx512vbmi = f.avx512vnni && bit(seven.ecx, 1);
   return f;
 }
 #elif defined(__aarch64__) && defined(__linux__)

@@ -9,6 +9,7 @@ struct CpuFeatures {
   bool avx2 = false;        // with FMA and F16C, and an operating system that saves ymm
   bool avxvnni = false;     // the VEX form of vpdpbusd
   bool avx512vnni = false;  // with F, BW, VL, DQ, and an operating system that saves zmm
+  bool avx512vbmi = false;  // byte permutations, which Cascade Lake lacks
   bool neon = false;        // with the dot product instructions
 };
 

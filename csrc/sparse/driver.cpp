@@ -8,6 +8,7 @@
 #include <cmath>
 #include <cstring>
 
+#include "core/cpu.h"
 #include "core/partition.h"
 #include "gemm/last_step.h"
 #include "gemm/quantized.h"
@@ -35,17 +36,28 @@ struct Call {
   bool to_q8() const { return d.y_type == PC_U8 || d.y_type == PC_S8; }
 };
 
-// One row of x, contiguous, has kernels of its own.
-bool is_one(const Call& call) {
-  const pc_spmm_desc& d = call.d;
-  return d.m == 1 && !call.w.header->columns && (!d.x_transposed || d.ldx == 1) && (!d.y_transposed || d.ldy == 1);
+const SparseFewKernel& few_of(const Call& call) {
+  if (!call.int8()) return call.w.kernels->sparse_f32->few;
+  const SparseS8Kernel& kernel = *call.w.kernels->sparse_s8;
+  if (!call.w.header->columns) return kernel.few;
+  return kernel.few_columns_vbmi.multiply[0] && cpu_features().avx512vbmi ? kernel.few_columns_vbmi : kernel.few_columns;
 }
+
+// A few rows of x, each contiguous, have kernels of their own.
+bool is_few(const Call& call) {
+  const pc_spmm_desc& d = call.d;
+  if (d.m == 1) return (!d.x_transposed || d.ldx == 1) && (!d.y_transposed || d.ldy == 1);
+  return d.m <= few_of(call).rows[call.w.header->shared] && !d.x_transposed && !d.y_transposed;
+}
+
+bool is_narrow(const Call& call) { return call.w.header->columns && !is_few(call) && call.d.m <= call.w.kernels->sparse_s8->narrow.rows; }
 
 // A part's own workspace.
 struct Workspace {
   int64_t row_bytes;   // of x, quantized, on its way
-  size_t block_bytes;  // of the panel
-  size_t sum, x_scale, x_zero_point, tile, rows, bytes;
+  int64_t column;      // bytes of a column of the panel
+  size_t block_bytes;  // of the panel; of few rows from block to block of one of them
+  size_t panel, sum, x_scale, x_zero_point, tile, rows, bytes;
 };
 
 Workspace workspace_of(const Call& call) {
@@ -53,15 +65,18 @@ Workspace workspace_of(const Call& call) {
   const SparseLayout& l = call.w.layout;
   Workspace w{};
   const int64_t vectors = divide_up<int64_t>(std::min<int64_t>(call.d.m, kSparseRows), call.vl);
-  const int64_t position = is_one(call) ? 4 : h.columns ? kSparseRows : vectors * call.vl * 4;
-  w.block_bytes = round_up(static_cast<size_t>((h.block + 1) * position), kAlignment);
+  const bool few = is_few(call);
+  w.column = is_narrow(call) ? call.w.kernels->sparse_s8->narrow.rows : kSparseRows;
+  const int64_t position = few ? (h.columns ? few_of(call).column_bytes : 4) : h.columns ? w.column : vectors * call.vl * 4;
+  w.block_bytes = h.columns && few ? static_cast<size_t>(h.block * position) : round_up(static_cast<size_t>((h.block + 1) * position), kAlignment);
   w.row_bytes = round_up<int64_t>(h.k, kAlignment);
-  w.sum = w.block_bytes * static_cast<size_t>(l.blocks);
+  w.panel = few ? kAlignment : 0;
+  w.sum = w.panel + w.block_bytes * static_cast<size_t>(l.blocks * (few ? call.d.m : 1));
   w.x_scale = w.sum + sizeof(int32_t) * kSparseChunk * kSparseRows;
   w.x_zero_point = w.x_scale + sizeof(float) * kSparseRows;
   w.tile = w.x_zero_point + sizeof(int32_t) * kSparseRows;
   w.rows = w.tile + (call.to_q8() && is_curve(call.d.activation) ? sizeof(float) * kSparseChunk * kSparseRows : 0);
-  const size_t rows = !call.int8() ? 0 : call.d.x_transposed && !is_one(call) ? kQuadBytes * 2 : static_cast<size_t>(kRowsAtOnce * w.row_bytes);
+  const size_t rows = !call.int8() ? 0 : call.d.x_transposed && !few ? kQuadBytes * 2 : static_cast<size_t>(kRowsAtOnce * w.row_bytes);
   w.bytes = w.rows + round_up(rows, kAlignment);
   return w;
 }
@@ -196,13 +211,14 @@ class Part {
         h_(*call.w.header),
         kernels_(*call.w.kernels),
         layout_(layout),
-        panel_(workspace),
+        panel_(workspace + layout.panel),
         sum_(reinterpret_cast<int32_t*>(workspace + layout.sum)),
         x_scale_(reinterpret_cast<float*>(workspace + layout.x_scale)),
         x_zero_point_(reinterpret_cast<int32_t*>(workspace + layout.x_zero_point)),
         tile_(reinterpret_cast<float*>(workspace + layout.tile)),
         rows_(reinterpret_cast<uint8_t*>(workspace + layout.rows)),
-        one_(is_one(call)) {}
+        few_(is_few(call)),
+        narrow_(is_narrow(call)) {}
 
   pc_status run(const Range& m, const Range& chunks) {
     const int64_t panels = divide_up<int64_t>(m.end - m.begin, kSparseRows);
@@ -213,7 +229,7 @@ class Part {
       vectors_ = divide_up(count_, call_.vl);
       PC_TRY(make_panel());
       for (int64_t chunk = chunks.begin; chunk < chunks.end; ++chunk) {
-        PC_TRY(multiply(chunk, i == 0));
+        PC_TRY(few_ ? multiply_few(chunk) : multiply(chunk, i == 0));
         PC_TRY(finish(chunk));
       }
     }
@@ -224,13 +240,13 @@ class Part {
   char* block(int64_t b) const { return panel_ + static_cast<size_t>(b) * layout_.block_bytes; }
 
   char* position(int64_t p) const {
-    const int64_t each = h_.columns ? kSparseRows : int64_t{vectors_} * call_.vl * 4;
+    const int64_t each = h_.columns ? layout_.column : int64_t{vectors_} * call_.vl * 4;
     return block(p / h_.block) + p % h_.block * each;
   }
 
   // Dwords of rows [r, r + rows) of the panel, at most kRowsAtOnce, from an array of rows ld dwords apart.
   template <class Kernel> void transpose(const Kernel& kernel, const float* x, int64_t ld, int r, int rows, int64_t count) {
-    const int64_t vectors = h_.columns ? kSparseRows / call_.vl : vectors_, in_block = h_.columns ? h_.block / 4 : h_.block;
+    const int64_t vectors = h_.columns ? layout_.column / call_.vl : vectors_, in_block = h_.columns ? h_.block / 4 : h_.block;
     for (int i = 0; i < rows; i += call_.vl)
       for (int64_t k = 0; k < count; k += in_block)
         kernel.transpose(x + i * ld + k, ld, std::min(call_.vl, rows - i), std::min(in_block, count - k),
@@ -245,10 +261,12 @@ class Part {
     const SparseS8Kernel& kernel = *kernels_.sparse_s8;
     std::fill_n(x_scale_, kSparseRows, d_.x_scale);
     std::fill_n(x_zero_point_, kSparseRows, d_.x_zero_point + (d_.x_type == PC_S8 ? 128 : 0));
-    if (one_) {
-      PC_TRY(d_.x_type == PC_F32 ? quantize_rows(0, 1) : copy_rows(0, 1));
-      make_one_panel(rows_, divide_up<int64_t>(d_.k, 4));
-    } else if (d_.x_transposed) {
+    if (few_) {
+      PC_TRY(d_.x_type == PC_F32 ? quantize_rows(0, count_) : copy_rows(0, count_));
+      make_few(rows_, layout_.row_bytes);
+      return PC_OK;
+    }
+    if (d_.x_transposed) {
       PC_TRY(interleave_rows(kernel));
     } else {
       for (int r = 0; r < count_; r += kRowsAtOnce) {
@@ -259,27 +277,42 @@ class Part {
     }
     if (h_.columns)
       for (int64_t k = 0; k < call_.w.layout.positions; k += h_.block)
-        kernel.to_columns(reinterpret_cast<uint8_t*>(position(k)), std::min<int64_t>(h_.block, call_.w.layout.positions - k) / 4);
+        (narrow_ ? kernel.narrow.to_columns : kernel.to_columns)(reinterpret_cast<uint8_t*>(position(k)),
+                                                                 std::min<int64_t>(h_.block, call_.w.layout.positions - k) / 4);
     return PC_OK;
   }
 
-  // The dwords of a row of x, block by block.
-  void make_one_panel(const void* x, int64_t count) {
-    for (int64_t k = 0; k < count; k += h_.block)
-      std::memcpy(block(k / h_.block), static_cast<const char*>(x) + 4 * k, static_cast<size_t>(4 * std::min<int64_t>(h_.block, count - k)));
+  char* few_row(int64_t r) const { return panel_ + static_cast<size_t>(r * call_.w.layout.blocks) * layout_.block_bytes; }
+
+  // The rows of x block by block, ld bytes apart: dwords, or columns as the kernel wants them.
+  void make_few(const void* x, int64_t ld) {
+    const int64_t each = h_.columns ? 1 : 4, length = h_.columns ? d_.k : h_.type == PC_F32 ? d_.k : divide_up<int64_t>(d_.k, 4);
+    const bool widen = h_.columns && few_of(call_).column_bytes == 4;
+    std::memset(panel_ - kAlignment, 0, kAlignment);
+    for (int r = 0; r < count_; ++r) {
+      const uint8_t* from = static_cast<const uint8_t*>(x) + r * ld;
+      for (int64_t k = 0; k < length; k += h_.block) {
+        char* block = few_row(r) + static_cast<size_t>(k / h_.block) * layout_.block_bytes;
+        const int64_t count = std::min<int64_t>(h_.block, length - k);
+        if (widen)  // with zeros behind, for a read before the next row's first byte
+          std::fill(std::copy(from + k, from + k + count, reinterpret_cast<uint32_t*>(block)), reinterpret_cast<uint32_t*>(block) + h_.block, 0u);
+        else
+          std::memcpy(block, from + each * k, static_cast<size_t>(each * count));
+      }
+    }
   }
 
   void make_f32_panel() {
     const float* x = reinterpret_cast<const float*>(call_.x);
-    const int64_t lanes = one_ ? 1 : vectors_ * call_.vl;
-    if (one_)
-      make_one_panel(x, d_.k);
+    const int64_t lanes = few_ ? 1 : vectors_ * call_.vl;
+    if (few_)
+      make_few(x, d_.ldx * 4);
     else if (d_.x_transposed)
       for (int64_t k = 0; k < d_.k; ++k) std::memcpy(position(k), x + k * d_.ldx + m0_, static_cast<size_t>(count_) * sizeof(float));
     else
       for (int r = 0; r < count_; r += kRowsAtOnce)
         transpose(*kernels_.sparse_f32, x + (m0_ + r) * d_.ldx, d_.ldx, r, std::min<int>(kRowsAtOnce, count_ - r), d_.k);
-    for (int64_t b = 0; b < call_.w.layout.blocks; ++b)  // the position that fills groups up
+    for (int64_t b = 0; b < call_.w.layout.blocks * (few_ ? count_ : 1); ++b)  // the position that fills groups up
       std::memset(block(b) + h_.block * lanes * 4, 0, static_cast<size_t>(lanes) * 4);
   }
 
@@ -345,8 +378,28 @@ class Part {
               PC_ERROR_NONFINITE, "x holds NaN in row %lld and can't be quantized", ll(k + i));
       }
       kernel.interleave(bytes, quads);
-      std::memcpy(h_.columns ? position(k) : position(k / 4), quads, static_cast<size_t>(h_.columns ? kQuadBytes : vectors_ * call_.vl * 4));
+      std::memcpy(h_.columns ? position(k) : position(k / 4), quads, static_cast<size_t>(4 * (h_.columns ? layout_.column : vectors_ * call_.vl)));
     }
+    return PC_OK;
+  }
+
+  pc_status multiply_few(int64_t chunk) {
+    const SparseLayout& l = call_.w.layout;
+    SparseFew f{};
+    f.groups = static_cast<int>(std::min<int64_t>(kSparseChunk, l.np - chunk * kSparseChunk) / kSparseGroup);
+    f.blocks = l.blocks;
+    f.x = panel_;
+    f.block_bytes = static_cast<ptrdiff_t>(layout_.block_bytes);
+    f.row_bytes = f.block_bytes * l.blocks;
+    f.table = call_.w.table + chunk * (kSparseChunk / kSparseGroup) * l.blocks;
+    f.value = call_.w.value;
+    f.position = call_.w.position;
+    f.rows = count_;
+    f.sum = sum_;
+    std::memset(sum_, 0, sizeof(int32_t) * static_cast<size_t>(count_) * kSparseSums);
+    for (const SparseEntry* entry = f.table; entry < f.table + f.groups * f.blocks; ++entry)
+      PC_CHECK(uint64_t{entry->begin} + entry->steps <= h_.steps, PC_ERROR_FORMAT, "packed is damaged: steps that do not exist");
+    few_of(call_).multiply[h_.shared](f);
     return PC_OK;
   }
 
@@ -358,9 +411,9 @@ class Part {
     const int form = h_.shared;
     const SparseF32Kernel& f32 = *kernels_.sparse_f32;
     const SparseS8Kernel& s8 = *kernels_.sparse_s8;
-    const SparseMultiply run = !call_.int8() ? (one_ ? f32.one : f32.multiply)[form] : (one_ ? s8.one : h_.columns ? s8.columns : s8.quads)[form];
+    const SparseMultiply run = !call_.int8() ? f32.multiply[form] : (!h_.columns ? s8.quads : narrow_ ? s8.narrow.multiply : s8.columns)[form];
     SparseGroup g{};
-    g.vectors = one_ ? static_cast<int>(h_.block) : vectors_;
+    g.vectors = vectors_;
     g.sum = sum_;
     for (int64_t b = 0; b < l.blocks; ++b) {
       g.x = block(b);
@@ -396,8 +449,8 @@ class Part {
                                                            : kernels_.sparse_s8->f32;
     SparseFinish f{};
     f.rows = count_;
-    f.by_output = d_.y_transposed && !one_;
-    f.one = one_;
+    f.by_output = d_.y_transposed && !few_;
+    f.few = few_;
     f.t.x_scale = x_scale_;
     f.t.x_zero_point = x_zero_point_;
     f.t.low = q8 && !curve ? static_cast<float>(call_.q.low - d_.y_zero_point) : call_.low;
@@ -432,7 +485,7 @@ class Part {
   int32_t* x_zero_point_;
   float* tile_;
   uint8_t* rows_;
-  bool one_;
+  bool few_, narrow_;
   int64_t m0_ = 0;
   int count_ = 0, vectors_ = 0;
 };

@@ -1,6 +1,6 @@
 // Sparse float32: one multiply-add for a weight and a vector of rows, over k in order, so that an output's bits do not depend on the rows
 // beside it. panel.h has the tiles.
-#include "sparse/panel.h"
+#include "sparse/few.h"
 
 namespace pc {
 namespace PC_NS {
@@ -10,6 +10,7 @@ struct MultiplyAdd {
   typedef vf Vector;
   typedef vf Weight;
   typedef vf Rows;
+  static constexpr bool kFillsUp = true;
   static PC_INLINE_MEMBER vf zero() { return vf_zero(); }
   static PC_INLINE_MEMBER vf weight(const uint32_t* w) {
     float value;
@@ -52,7 +53,7 @@ const SparseF32Kernel sparse_f32 = {
     "sparse_f32/" PC_ISA_NAME,
     VL,
     {multiply<MultiplyAdd, 1>, multiply<MultiplyAdd, kSparseShared>},
-    {multiply_one<MultiplyAdd, 1>, multiply_one<MultiplyAdd, kSparseShared>},
+    {{few<MultiplyAdd, FloatSums, 1>, few<MultiplyAdd, FloatSums, kSparseShared>}, {VL == 16 ? 3 : 2, 3}, 0},
     finish<Float>,
     largest,
     transpose,

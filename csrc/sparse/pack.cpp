@@ -11,15 +11,11 @@ namespace pc {
 namespace {
 
 constexpr char kMagic[8] = {'P', 'C', 's', 'p', 'm', 'm', '0', '1'};
-constexpr uint32_t kVersion = 1;
+constexpr uint32_t kVersion = 2;
 constexpr uint32_t kNothing = 0x80000000u;  // -0.0: its product with the zeros of the panel's last position changes no sum
 
-// Positions of a block of k at the most, so that a panel of 64 rows of them stays in L1, and one row of them in 8 registers of AVX-512. Found by
-// measurement; with many rows, between half and twice as much matters little.
-constexpr int64_t kLargestBlock = 128, kLargestBlockOfColumns = 512;
-
 struct Step {
-  uint16_t position[4];
+  uint8_t position[4];
   int8_t weight[kSparseShared][4];  // of int8
   float value[kSparseShared];       // of float32
 };
@@ -36,7 +32,7 @@ class Source {
     if (w_.type == PC_F32)
       each(n, k0, k1, [&](int64_t k, int64_t at) {
         Step step;
-        step.position[0] = static_cast<uint16_t>(k - k0);
+        step.position[0] = static_cast<uint8_t>(k - k0);
         for (int i = 0; i < shared_; ++i) step.value[i] = static_cast<const float*>(w_.data)[at + i * w_.block_k];
         emit(step);
       });
@@ -92,7 +88,7 @@ class Source {
         emit_split(step, emit);
         quad = -1;
       }
-      step.position[0] = static_cast<uint16_t>(k / 4 - k0);
+      step.position[0] = static_cast<uint8_t>(k / 4 - k0);
       if (take(step, static_cast<int>(k % 4), at)) quad = k / 4;
     });
     if (quad >= 0) emit_split(step, emit);
@@ -103,7 +99,7 @@ class Source {
     int count = 0;
     each(n, k0, k1, [&](int64_t k, int64_t at) {
       if (!take(step, count, at)) return;
-      step.position[count] = static_cast<uint16_t>(k - k0);
+      step.position[count] = static_cast<uint8_t>(k - k0);
       if (++count < 4) return;
       emit_split(step, emit);
       count = 0;
@@ -164,7 +160,7 @@ SparseHeader header_of(const pc_sparse_matrix& w, const Kernels& kernels, bool c
   h.split = w.type == PC_S8 && kernels.sparse_s8->saturates;
   // Blocks of k as even as can be.
   const int64_t positions = w.type == PC_F32 ? w.k : columns ? round_up<int64_t>(w.k, 4) : divide_up<int64_t>(w.k, 4);
-  const int64_t most = columns ? kLargestBlockOfColumns : kLargestBlock, step = columns ? 4 * kSparsePosition : kSparsePosition;
+  const int64_t most = columns ? kSparseBlockOfColumns : kSparseBlock, step = columns ? 4 * kSparsePosition : kSparsePosition;
   const int64_t blocks = std::max<int64_t>(1, divide_up(positions, most));
   h.block = static_cast<uint32_t>(std::max(step, round_up(divide_up(positions, blocks), step)));
   return h;
@@ -181,8 +177,9 @@ pc_status plan(const pc_sparse_matrix& w, const Kernels& kernels, SparseHeader* 
   *header = count(false);
   if (w.type == PC_S8 && w.block_k % 4 != 0) {
     const SparseHeader other = count(true);
-    // Interleaving 4 columns costs as much as the products of an output, or half as much as those of four.
-    const double more = other.shared ? 1.4 : 2;
+    // Interleaving 4 columns costs two thirds of the products of an output (AVX2, whose products are three instructions: a third), or a tenth of
+    // those of four. Measured at 128x768x768 and 256x1024x4096.
+    const double more = other.shared ? 1.1 : header->split ? 1.37 : 1.65;
     if (static_cast<double>(other.steps) * more < static_cast<double>(header->steps)) *header = other;
   }
   PC_CHECK(header->steps <= UINT32_MAX && sparse_layout(*header, layout), PC_ERROR_OVERFLOW, "the weight [%lld, %lld] is larger than memory", ll(w.n),
@@ -275,7 +272,7 @@ bool sparse_layout(const SparseHeader& h, SparseLayout* l) {
   l->sum = section(per_output, 4);
   l->table = section(groups, sizeof(SparseEntry));
   l->value = section(static_cast<size_t>(h.steps), 4 * kSparseGroup);
-  l->position = section(static_cast<size_t>(h.steps), 2 * static_cast<size_t>(l->units));
+  l->position = section(static_cast<size_t>(h.steps), static_cast<size_t>(l->units));
   l->bytes = end;
   return fits;
 }
@@ -288,8 +285,9 @@ pc_status sparse_open(const void* packed, size_t bytes, SparsePacked* p) {
   PC_CHECK(std::memcmp(h->magic, kMagic, sizeof kMagic) == 0, PC_ERROR_FORMAT, "packed does not begin as a sparse weight does");
   PC_CHECK(h->version == kVersion, PC_ERROR_FORMAT, "packed has version %u, wanted %u", h->version, kVersion);
   PC_CHECK((h->type == PC_F32 || h->type == PC_S8) && h->shared <= 1 && h->columns <= (h->type == PC_S8) && h->split <= 1 && h->block > 0 &&
-               h->block < UINT16_MAX && h->block % kSparsePosition == 0 && h->n >= 0 && h->n <= INT32_MAX && h->k >= 0 && h->k <= INT32_MAX &&
-               h->steps <= UINT32_MAX && (!h->columns || h->block % (4 * kSparsePosition) == 0),
+               h->block <= static_cast<uint32_t>(h->columns ? kSparseBlockOfColumns : kSparseBlock) && h->block % kSparsePosition == 0 && h->n >= 0 &&
+               h->n <= INT32_MAX && h->k >= 0 && h->k <= INT32_MAX && h->steps <= UINT32_MAX &&
+               (!h->columns || h->block % (4 * kSparsePosition) == 0),
            PC_ERROR_FORMAT, "packed is of an unknown layout");
   if (h->type == PC_S8) PC_TRY(s8_check_k(h->k, false));
   PC_CHECK(sparse_layout(*h, &p->layout) && p->layout.bytes == h->bytes, PC_ERROR_FORMAT,
@@ -304,7 +302,7 @@ pc_status sparse_open(const void* packed, size_t bytes, SparsePacked* p) {
   p->sum = reinterpret_cast<const int32_t*>(base + p->layout.sum);
   p->table = reinterpret_cast<const SparseEntry*>(base + p->layout.table);
   p->value = reinterpret_cast<const uint32_t*>(base + p->layout.value);
-  p->position = reinterpret_cast<const uint16_t*>(base + p->layout.position);
+  p->position = reinterpret_cast<const uint8_t*>(base + p->layout.position);
   p->kernel = h->type == PC_F32 ? p->kernels->sparse_f32->name : p->kernels->sparse_s8->name;
   return PC_OK;
 }
@@ -349,25 +347,25 @@ pc_status pc_spmm_pack(const pc_sparse_matrix* w, void* packed, size_t bytes) {
   std::memcpy(base, &h, sizeof h);
   SparseEntry* table = reinterpret_cast<SparseEntry*>(base + l.table);
   uint32_t* value = reinterpret_cast<uint32_t*>(base + l.value);
-  uint16_t* position = reinterpret_cast<uint16_t*>(base + l.position);
+  uint8_t* position = reinterpret_cast<uint8_t*>(base + l.position);
   const Source source(*w, h);
   const int shared = h.shared ? kSparseShared : 1, in_group = kSparseGroup / shared, each = h.columns ? 4 : 1;
   for_groups(source, h, l, [&](int64_t entry, int64_t block, int64_t chunk, const Units::Unit* unit, uint64_t begin) {
     table[entry].begin = static_cast<uint32_t>(begin);
     table[entry].steps = unit[0].steps;
     uint32_t* values = value + begin * kSparseGroup;
-    uint16_t* positions = position + begin * static_cast<uint64_t>(l.units);
+    uint8_t* positions = position + begin * static_cast<uint64_t>(l.units);
     if (w->type == PC_F32) {
       std::fill_n(values, unit[0].steps * size_t{kSparseGroup}, kNothing);
-      std::fill_n(positions, unit[0].steps * static_cast<size_t>(l.units), static_cast<uint16_t>(h.block));
+      std::fill_n(positions, unit[0].steps * static_cast<size_t>(l.units), static_cast<uint8_t>(h.block));
     }
     for (int u = 0; u < in_group; ++u) {
       for (int i = 0; i < shared; ++i) table[entry].output[u * shared + i] = static_cast<uint8_t>(unit[u].output + i);
       uint32_t* v = values + u * shared;
-      uint16_t* p = positions + u * each;
+      uint8_t* p = positions + u * each;
       source.steps(chunk * kSparseChunk + unit[u].output, block * h.block, (block + 1) * h.block, [&](const Step& step) {
         for (int i = 0; i < shared; ++i) std::memcpy(v + i, w->type == PC_F32 ? static_cast<const void*>(&step.value[i]) : step.weight[i], 4);
-        std::memcpy(p, step.position, 2 * static_cast<size_t>(each));
+        std::memcpy(p, step.position, static_cast<size_t>(each));
         v += kSparseGroup;
         p += l.units;
       });

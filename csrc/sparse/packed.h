@@ -1,5 +1,5 @@
 // The packed form of a sparse weight: a header; of int8 float scale[np] and int32 sum[np], np being n rounded up to 16; the table of groups; their
-// values, dwords [steps][16]; their positions, uint16 [steps][16 or 4][1, of columns 4]. Every section begins at a multiple of 64 bytes.
+// values, dwords [steps][16]; their positions, uint8 [steps][16 or 4][1, of columns 4]. Every section begins at a multiple of 64 bytes.
 //
 // k is cut into blocks, n into chunks of 128 outputs. Within a block of k the outputs of a chunk are sorted by their number of steps and taken 16 at
 // a time: so the groups of 16 are all but equal within, and few steps are filled up. The table has all groups of a block of a chunk, then
@@ -26,11 +26,6 @@ struct SparseHeader {
 };
 static_assert(sizeof(SparseHeader) == kAlignment, "the sections after the header are aligned");
 
-struct SparseEntry {  // of the table
-  uint32_t begin, steps;
-  uint8_t output[kSparseGroup];  // within the chunk
-};
-
 // Sizes that follow from the header.
 struct SparseLayout {
   size_t scale, sum, table, value, position, bytes;  // offsets, and the whole
@@ -48,7 +43,7 @@ struct SparsePacked {
   const int32_t* sum;
   const SparseEntry* table;
   const uint32_t* value;
-  const uint16_t* position;
+  const uint8_t* position;
   const Kernels* kernels;  // that read this form
   const char* kernel;
 };

@@ -1,7 +1,7 @@
 // A group of 16 outputs by a panel of rows: shared by float32 and int8, which differ in what one dword of weights does to a vector of rows (Op).
 //
 // Each output alone: a step is one broadcast and as many products as there are vectors of rows, with x from L1. Outputs are taken several at
-// a time: their chains of sums hide the latency of the products, and one load brings the positions of four. AVX-512: 4 outputs by 4 vectors;
+// a time: their chains of sums hide the latency of the products, and one load brings the positions of all. AVX-512: 4 outputs by 4 vectors;
 // AVX2: 1 by 8. Bound: loads, 5 for 4 products (AVX2: 9 for 8).
 // 4 outputs that share columns: a vector of x meets 4 broadcasts. AVX-512 holds 4 x 4 sums, AVX2 4 x 2. Bound: products.
 #pragma once
@@ -35,13 +35,13 @@ template <class Op, int R, int I, int W> PC_INLINE void some(const SparseGroup& 
   const char* x = (const char*)g.x + v * VL * 4;
   const size_t stride = (size_t)g.vectors * VL * 4;
   const uint32_t* value = g.value + j;
-  const uint16_t* position = g.position + j / R;
+  const uint8_t* position = g.position + j / R;
   for (int64_t s = g.steps; s > 0; --s) {
     uint64_t next = 0;  // positions: loads are what is scarce
     PC_UNROLL for (int i = 0; i < I; ++i) {
-      if (i % 4 == 0) memcpy(&next, position + i, I % 4 == 0 ? 8 : I == 2 ? 4 : 2);
-      const char* p = x + (next & 0xffff) * stride;
-      next >>= 16;
+      if (i == 0) memcpy(&next, position, I);
+      const char* p = x + (next & 0xff) * stride;
+      next >>= 8;
       if (R == 1) {
         const typename Op::Weight w = Op::weight(value + i);
         PC_UNROLL for (int u = 0; u < W; ++u) acc[i][u] = Op::multiply(acc[i][u], p + u * VL * 4, w);
@@ -88,7 +88,7 @@ PC_INLINE void prefetch_next(const SparseGroup& g, int units) {
   const char* value = (const char*)(g.value + g.steps * G);
   const char* position = (const char*)(g.position + g.steps * units);
   for (int64_t i = 0; i < g.steps * G * 4; i += 64) prefetch(value + i);
-  for (int64_t i = 0; i < g.steps * units * 2; i += 64) prefetch(position + i);
+  for (int64_t i = 0; i < g.steps * units; i += 64) prefetch(position + i);
 }
 
 template <class Op, int R> void multiply(const SparseGroup& g) {
@@ -96,97 +96,6 @@ template <class Op, int R> void multiply(const SparseGroup& g) {
   prefetch_next(g, G / R);
   for (; g.vectors - v > widest(R); v += widest(R)) tile<Op, R, widest(R)>(g, v);
   rest_of_rows<Op, R>(g, v);
-}
-
-// ---- one row of x: its dwords are gathered, and the lanes are outputs. Bound: the gathered loads.
-
-#if defined(PC_ISA_SCALAR) || defined(PC_SIMDE)
-// Lane l of vector v: x[position[(v * VL + l) / R]].
-template <int R> PC_INLINE vi gathered(const int32_t* x, const uint16_t* position, int v) {
-  int32_t lanes[VL];
-  for (int l = 0; l < VL; ++l) lanes[l] = x[position[(v * VL + l) / R]];
-  return vi_load(lanes);
-}
-#else
-// Single broadcasts, which are loads alone, and blends take half the time of vpgatherdd. One load brings 4 positions.
-PC_INLINE __m256i eight(const int32_t* x, const uint16_t* position) {
-  uint64_t p, q;
-  memcpy(&p, position, 8);
-  memcpy(&q, position + 4, 8);
-  const auto at = [x](uint64_t i) __attribute__((always_inline)) { return _mm256_set1_epi32(x[i & 0xffff]); };
-  const __m256i ab = _mm256_blend_epi32(at(p), at(p >> 16), 0x02), cd = _mm256_blend_epi32(at(p >> 32), at(p >> 48), 0x08);
-  const __m256i ef = _mm256_blend_epi32(at(q), at(q >> 16), 0x20), gh = _mm256_blend_epi32(at(q >> 32), at(q >> 48), 0x80);
-  return _mm256_blend_epi32(_mm256_blend_epi32(ab, cd, 0x0c), _mm256_blend_epi32(ef, gh, 0xc0), 0xf0);
-}
-#if defined(PC_ISA_AVX512VNNI)
-template <int R> PC_INLINE vi gathered(const int32_t* x, const uint16_t* position, int) {
-  if (R > 1) {
-    const __m128i four = _mm_setr_epi32(x[position[0]], x[position[1]], x[position[2]], x[position[3]]);
-    return _mm512_permutexvar_epi32(_mm512_setr_epi32(0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 2, 3, 3, 3, 3), _mm512_castsi128_si512(four));
-  }
-  return _mm512_inserti64x4(_mm512_castsi256_si512(eight(x, position)), eight(x, position + 8), 1);
-}
-
-// A row of a block of at most 128 positions in 8 registers, where 16 positions are looked up at once. Position 128 is zero.
-struct Table {
-  vi t[8];
-  explicit PC_INLINE_MEMBER Table(const int32_t* x) {
-    PC_UNROLL for (int i = 0; i < 8; ++i) t[i] = vi_load(x + i * VL);
-  }
-  PC_INLINE_MEMBER vi at(vi i) const {
-    const __mmask16 bit5 = _mm512_test_epi32_mask(i, vi_set1(32)), bit6 = _mm512_test_epi32_mask(i, vi_set1(64));
-    const vi low = _mm512_mask_blend_epi32(bit5, _mm512_permutex2var_epi32(t[0], i, t[1]), _mm512_permutex2var_epi32(t[2], i, t[3]));
-    const vi high = _mm512_mask_blend_epi32(bit5, _mm512_permutex2var_epi32(t[4], i, t[5]), _mm512_permutex2var_epi32(t[6], i, t[7]));
-    return _mm512_maskz_mov_epi32(_mm512_testn_epi32_mask(i, vi_set1(128)), _mm512_mask_blend_epi32(bit6, low, high));
-  }
-  template <int R> static PC_INLINE_MEMBER vi positions(const uint16_t* p) {
-    if (R == 1) return _mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i*)p));
-    const vi four = _mm512_castsi128_si512(_mm_cvtepu16_epi32(_mm_loadl_epi64((const __m128i*)p)));
-    return _mm512_permutexvar_epi32(_mm512_setr_epi32(0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 2, 3, 3, 3, 3), four);
-  }
-};
-#else
-template <int R> PC_INLINE vi gathered(const int32_t* x, const uint16_t* position, int v) {
-  position += v * VL / R;
-  if (R > 1) return _mm256_setr_m128i(_mm_set1_epi32(x[position[0]]), _mm_set1_epi32(x[position[1]]));
-  return eight(x, position);
-}
-#endif
-#endif
-
-constexpr int AHEAD = 16;  // steps
-
-// g.x is [positions] dwords, g.sum [outputs].
-template <class Op, int R> void multiply_one(const SparseGroup& g) {
-  typedef typename Op::Vector V;
-  constexpr int NV = G / VL;
-  int32_t sums[G];
-  V acc[NV];
-  uint16_t output[G];
-  for (int i = 0; i < G; ++i) output[i] = g.output[i];
-  PC_UNROLL for (int v = 0; v < NV; ++v) acc[v] = g.first ? Op::zero() : Op::rows(gathered<1>(g.sum, output, v));
-  const uint32_t* value = g.value;
-  const uint16_t* position = g.position;
-  int64_t steps = g.steps;
-#if defined(PC_ISA_AVX512VNNI) && !defined(PC_SIMDE)
-  if (g.vectors <= 128) {
-    const Table table((const int32_t*)g.x);
-    for (; steps > 0; --steps) {
-      acc[0] = Op::multiply(acc[0], Op::rows(table.at(Table::positions<R>(position))), load_sum((const int32_t*)value, V()));
-      prefetch(value + AHEAD * G);
-      value += G;
-      position += G / R;
-    }
-  }
-#endif
-  for (; steps > 0; --steps) {
-    PC_UNROLL for (int v = 0; v < NV; ++v)
-      acc[v] = Op::multiply(acc[v], Op::rows(gathered<R>((const int32_t*)g.x, position, v)), load_sum((const int32_t*)value + v * VL, V()));
-    value += G;
-    position += G / R;
-  }
-  PC_UNROLL for (int v = 0; v < NV; ++v) store_sum(sums + v * VL, acc[v]);
-  for (int i = 0; i < G; ++i) g.sum[g.output[i]] = sums[i];
 }
 
 // ---- the last step
@@ -207,17 +116,21 @@ template <class Last, bool Whole> PC_INLINE void finish_square(const SparseFinis
   }
 }
 
-template <class Last> void finish_one(const SparseFinish& f) {
+template <class Last> void finish_few(const SparseFinish& f) {
   Last last(f.t);
-  last.row(f.t, 0);
-  for (int c = 0; c < f.t.columns; c += VL) {
-    last.outputs(f.t, c);
-    last.put((char*)f.t.y + c * Last::kSize, vf_load((const float*)f.sum + c), f.t.columns - c < VL ? f.t.columns - c : VL);
+  for (int r = 0; r < f.rows; ++r) {
+    const float* sum = (const float*)f.sum + r * kSparseSums;
+    char* y = (char*)f.t.y + r * f.t.ldy;
+    last.row(f.t, r);
+    for (int c = 0; c < f.t.columns; c += VL) {
+      last.outputs(f.t, c);
+      last.put(y + c * Last::kSize, vf_load(sum + c), f.t.columns - c < VL ? f.t.columns - c : VL);
+    }
   }
 }
 
 template <class Last> void finish(const SparseFinish& f) {
-  if (f.one) return finish_one<Last>(f);
+  if (f.few) return finish_few<Last>(f);
   Last last(f.t);
   if (f.by_output) {
     for (int i = 0; i < f.t.columns; ++i) {
@@ -241,8 +154,8 @@ template <class Last> void finish(const SparseFinish& f) {
     }
 }
 
-uint16_t largest(const uint16_t* position, int64_t count) {
-  uint16_t most = 0;
+uint8_t largest(const uint8_t* position, int64_t count) {
+  uint8_t most = 0;
   for (int64_t i = 0; i < count; ++i) most = position[i] > most ? position[i] : most;
   return most;
 }

@@ -5,42 +5,11 @@
 // serve 1 output or 4. Bound: for 1 output the 8 shuffles for 4 products, for 4 outputs the products.
 //
 // A product is vpdpbusd. AVX2 has vpmaddubsw, vpmaddwd and vpaddd instead; where neighbours could saturate, packing has made two steps of one.
-#include "sparse/panel.h"
+#include "sparse/few_columns.h"
 
 namespace pc {
 namespace PC_NS {
 namespace {
-
-#if defined(PC_ISA_AVX2)
-constexpr bool SATURATES = true;
-#else
-constexpr bool SATURATES = false;
-#endif
-
-PC_INLINE vi dot4(vi c, vi a, vi b) {
-#if defined(PC_ISA_SCALAR)
-  for (int i = 0; i < 4; ++i) c = vi_add(c, (int32_t)(((uint32_t)a >> (8 * i)) & 255) * (int8_t)((uint32_t)b >> (8 * i)));
-  return c;
-#else
-  return vi_dot4(c, a, b);
-#endif
-}
-
-struct Dot {
-  typedef vi Vector;
-  typedef vi Weight;
-  typedef vi Rows;
-  static PC_INLINE_MEMBER vi zero() { return vi_zero(); }
-  static PC_INLINE_MEMBER vi weight(const uint32_t* w) {
-    int32_t value;
-    memcpy(&value, w, 4);
-    return vi_set1(value);
-  }
-  static PC_INLINE_MEMBER vi rows(const char* x) { return vi_load((const int32_t*)x); }
-  static PC_INLINE_MEMBER vi rows(vi x) { return x; }
-  static PC_INLINE_MEMBER vi multiply(vi acc, vi x, vi w) { return dot4(acc, x, w); }
-  static PC_INLINE_MEMBER vi multiply(vi acc, const char* x, vi w) { return dot4(acc, rows(x), w); }
-};
 
 // ---- columns
 
@@ -84,7 +53,7 @@ template <int R> void columns(const SparseGroup& g) {
     for (int r = 0; r < kSparseRows; ++r) {
       vi acc = g.first ? 0 : sum[r];
       for (int64_t s = 0; s < g.steps; ++s) {
-        const uint16_t* position = g.position + (s * (G / R) + j / R) * 4;
+        const uint8_t* position = g.position + (s * (G / R) + j / R) * 4;
         uint8_t quad[4];
         for (int i = 0; i < 4; ++i) quad[i] = ((const uint8_t*)g.x)[position[i] * kSparseRows + r];
         vi x;
@@ -131,8 +100,8 @@ template <int R, int N> PC_INLINE void some_columns(const SparseGroup& g, int j,
   }
   const uint8_t* x = (const uint8_t*)g.x + at;
   const uint32_t* value = g.value + j;
-  const uint16_t* position = g.position + j / R * 4;
-  const auto column = [x](uint16_t p) __attribute__((always_inline)) { return vi_load((const int32_t*)(x + (size_t)p * kSparseRows)); };
+  const uint8_t* position = g.position + j / R * 4;
+  const auto column = [x](uint8_t p) __attribute__((always_inline)) { return vi_load((const int32_t*)(x + (size_t)p * kSparseRows)); };
   for (int64_t s = g.steps; s > 0; --s) {
     vi quad[4];
     to_quads(column(position[0]), column(position[1]), column(position[2]), column(position[3]), quad);
@@ -146,6 +115,40 @@ template <int R, int N> PC_INLINE void some_columns(const SparseGroup& g, int j,
   PC_UNROLL for (int i = 0; i < N; ++i)
     PC_UNROLL for (int v = 0; v < 4; ++v) vi_store(sum[i] + v * VL, acc[i][v]);
 }
+
+#if !defined(PC_ISA_AVX512VNNI)
+constexpr int NARROW = 8;
+
+// Columns of 8 rows: 4 of them are one vector, and 4 outputs at a time.
+template <int R> PC_INLINE void some_narrow_columns(const SparseGroup& g, int j) {
+  vi acc[R];
+  PC_UNROLL for (int i = 0; i < R; ++i) acc[i] = g.first ? vi_zero() : vi_load(g.sum + g.output[j + i] * kSparseRows);
+  const uint8_t* x = (const uint8_t*)g.x;
+  const uint32_t* value = g.value + j;
+  const uint8_t* position = g.position + j / R * 4;
+  const auto column = [x](uint8_t p) __attribute__((always_inline)) { return _mm_loadl_epi64((const __m128i*)(x + (size_t)p * NARROW)); };
+  for (int64_t s = g.steps; s > 0; --s) {
+    const __m128i ab = _mm_unpacklo_epi8(column(position[0]), column(position[1])), cd = _mm_unpacklo_epi8(column(position[2]), column(position[3]));
+    const vi quad = _mm256_setr_m128i(_mm_unpacklo_epi16(ab, cd), _mm_unpackhi_epi16(ab, cd));
+    PC_UNROLL for (int i = 0; i < R; ++i) acc[i] = dot4(acc[i], quad, Dot::weight(value + i));
+    value += G;
+    position += G / R * 4;
+  }
+  PC_UNROLL for (int i = 0; i < R; ++i) vi_store(g.sum + g.output[j + i] * kSparseRows, acc[i]);
+}
+
+template <int R> void narrow_columns(const SparseGroup& g) {
+  for (int j = 0; j < G; j += R) some_narrow_columns<R>(g, j);
+}
+
+// In place: positions of 8 dwords to 4 columns of 8 bytes each.
+void to_narrow_columns(uint8_t* panel, int64_t positions) {
+  for (int64_t p = 0; p < positions; ++p, panel += 4 * NARROW) {
+    const vi bytes = by_byte(vi_load((const int32_t*)panel));
+    vi_store((int32_t*)panel, _mm256_permutevar8x32_epi32(bytes, _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7)));
+  }
+}
+#endif
 
 template <int R> void columns(const SparseGroup& g) {
   constexpr int N = R < OUTPUTS ? R : OUTPUTS;
@@ -180,6 +183,12 @@ void to_columns(uint8_t* panel, int64_t positions) {
   }
 }
 
+#endif
+
+#if defined(PC_ISA_SCALAR) || defined(PC_ISA_AVX512VNNI)
+constexpr SparseNarrowColumns NARROW_COLUMNS = {0, {nullptr, nullptr}, nullptr};
+#else
+constexpr SparseNarrowColumns NARROW_COLUMNS = {NARROW, {narrow_columns<1>, narrow_columns<kSparseShared>}, to_narrow_columns};
 #endif
 
 // ---- last step, the operations of gemm/s8_last_step.h
@@ -273,8 +282,10 @@ const SparseS8Kernel sparse_s8 = {
     VL,
     SATURATES,
     {multiply<Dot, 1>, multiply<Dot, kSparseShared>},
-    {multiply_one<Dot, 1>, multiply_one<Dot, kSparseShared>},
     {columns<1>, columns<kSparseShared>},
+    {{few<Dot, IntSums, 1>, few<Dot, IntSums, kSparseShared>}, {VL == 16 ? 4 : 2, VL == 16 ? 4 : 3}, 0},
+    FEW_COLUMNS,
+    VBMI,
     finish<ToInt>,
     finish<ToFloat>,
     finish<ToByte>,
@@ -282,6 +293,7 @@ const SparseS8Kernel sparse_s8 = {
     interleave,
     transpose,
     to_columns,
+    NARROW_COLUMNS,
 };
 
 }  // namespace PC_NS

@@ -486,12 +486,12 @@ template <class T> void spmm_between_guards(const std::string& isa) {
   int turn = 0;
   for (const Place place : kPlaces)
     for (const std::pair<int64_t, int64_t>& b : {std::pair<int64_t, int64_t>{1, 1}, {1, 4}, {4, 1}, {4, 4}, {3, 2}})
-      for (const Shape& s :
-           {Shape{1, 1, 1}, Shape{1, 33, 70}, Shape{3, 5, 0}, Shape{0, 3, 5}, Shape{7, 17, 31}, Shape{17, 16, 65}, Shape{66, 9, 150}})
+      for (const Shape& s : {Shape{1, 1, 1}, Shape{1, 33, 70}, Shape{2, 20, 300}, Shape{3, 5, 0}, Shape{0, 3, 5}, Shape{7, 17, 31}, Shape{17, 16, 65},
+                             Shape{66, 9, 150}})
         for (const bool transposed : {false, true}) {
           at("%s spmm %lld x %lld x %lld of %d, blocks %d x %d, transposed %d", isa.c_str(), static_cast<long long>(s.m), static_cast<long long>(s.n),
              static_cast<long long>(s.k), static_cast<int>(sizeof(T)), static_cast<int>(b.first), static_cast<int>(b.second), transposed);
-          const auto w = Sparse<T>::random(s.n, s.k, b.first, b.second, 50, random);
+          const auto w = Sparse<T>::random(s.n, s.k, b.first, b.second, turn % 2 ? 50 : 90, random);
           pc_sparse_matrix m = w.matrix();
           m.data = put(values, place, w.data);
           m.indices = put(indices, place, w.indices);
@@ -545,7 +545,7 @@ void run_sparse_whatever_it_is(const void* packed, size_t bytes) {
   int64_t n = 0, k = 0;
   pc_type type = 0;
   if (pc_spmm_packed_info(packed, bytes, &n, &k, &type, nullptr) != PC_OK) return;
-  for (const int64_t m : {1, 2}) {
+  for (const int64_t m : {1, 2, 7, 17}) {
     pc_spmm_desc d{};
     d.size = sizeof d;
     d.m = m;
@@ -553,7 +553,7 @@ void run_sparse_whatever_it_is(const void* packed, size_t bytes) {
     d.k = k;
     d.x_type = type == PC_F32 ? PC_F32 : PC_U8;
     d.y_type = type == PC_F32 ? PC_F32 : PC_S32;
-    std::vector<float> x(static_cast<size_t>(2 * k + 1)), y(static_cast<size_t>(2 * n + 1));
+    std::vector<float> x(static_cast<size_t>(m * k + 1)), y(static_cast<size_t>(m * n + 1));
     size_t workspace_bytes = 0;
     if (pc_spmm_workspace_size(&d, packed, bytes, 1, &workspace_bytes) != PC_OK || workspace_bytes > size_t{1} << 24) continue;
     Aligned workspace(workspace_bytes);
@@ -566,7 +566,7 @@ void run_sparse_whatever_it_is(const void* packed, size_t bytes) {
 template <class T> void corrupt_sparse(const std::string& isa, int64_t r, int64_t c) {
   Random random(1);
   Guarded packed("packed", Access::kRead, kRoom);
-  Aligned good_packed = pack_sparse(Sparse<T>::random(17, 70, r, c, 40, random).matrix());
+  Aligned good_packed = pack_sparse(Sparse<T>::random(17, 70, r, c, c == 1 ? 80 : 40, random).matrix());  // sparse enough for columns
   const std::vector<char> good(good_packed.data(), good_packed.data() + good_packed.bytes());
   corrupt(packed, good, isa + " spmm", run_sparse_whatever_it_is);
   const void* p = put(packed, Place::kEnd, good, PC_ALIGNMENT);

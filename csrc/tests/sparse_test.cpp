@@ -99,7 +99,7 @@ TEST(shapes_f32) {
     Random random(1);
     int turn = 0;
     for (const Block& b : kBlocks)
-      for (const int64_t m : {1, 2, 7, 8, 9, 16, 17, 33, 64, 65, 130})
+      for (const int64_t m : {1, 2, 3, 4, 7, 8, 9, 16, 17, 33, 64, 65, 130})
         for (const int64_t n : {1, 5, 16, 33, 129})
           for (const int64_t k : {1, 3, 16, 50, 300}) {
             if (++turn % (3 * kStride) != 0 && !(m <= 2 && n == 33)) continue;
@@ -116,7 +116,7 @@ TEST(shapes_s8) {
     Random random(2);
     int turn = 0;
     for (const Block& b : kBlocks)
-      for (const int64_t m : {1, 2, 7, 8, 9, 16, 17, 33, 64, 65, 130})
+      for (const int64_t m : {1, 2, 3, 4, 7, 8, 9, 16, 17, 33, 64, 65, 130})
         for (const int64_t n : {1, 5, 16, 33, 129})
           for (const int64_t k : {1, 3, 4, 50, 600}) {
             if (++turn % (3 * kStride) != 0 && !(m <= 2 && n == 33)) continue;
@@ -136,7 +136,9 @@ TEST(parts) {
       for (const int32_t nth : {1, 2, 5, 16}) {
         check_f32(70, Sparse<float>::random(200, 400, b.r, b.c, 90, random), nth % 2, true, PC_ACTIVATION_GELU, has_fma(isa), random, nth);
         check_s32(70, Sparse<int8_t>::random(140, 1100, b.r, b.c, 95, random), nth % 2, false, -1, random, nth);
-        check_s32(1, Sparse<int8_t>::random(300, 2100, b.r, b.c, 90, random), false, false, -1, random, nth);
+        for (const int64_t m : {1, 2, 7, 13})  // by a few rows
+          check_s32(m, Sparse<int8_t>::random(300, 1100, b.r, b.c, 90, random), false, m % 2, -1, random, nth);
+        check_f32(3, Sparse<float>::random(150, 300, b.r, b.c, 90, random), false, true, PC_ACTIVATION_NONE, has_fma(isa), random, nth);
       }
   });
 }
@@ -169,7 +171,7 @@ TEST(extremes) {
     Random random(5);
     for (const Block& b : kBlocks)
       for (const int value : {127, -127, -128})
-        for (const int64_t m : {1, 70}) {
+        for (const int64_t m : {1, 5, 16, 70}) {
           std::vector<int8_t> w(33 * 64, static_cast<int8_t>(value));
           for (size_t i = 0; i < w.size(); i += 7) w[i] = static_cast<int8_t>(value / 3);
           check_s32(m, Sparse<int8_t>(33, 64, b.r, b.c, w), false, false, 255, random);
