@@ -46,26 +46,37 @@ def conv(images: Images, form: str) -> Ready:
     static = form == "static"
     image = images.q if static else images.nchw(form)
     x = ops.parameter(list(image.shape), image.dtype)
-    y = ops.transpose(x, np.array([0, 3, 1, 2])) if static else x
+    y = x
+    if (
+        static
+    ):  # levels become values by a FakeQuantize: after Subtract and Multiply the plugin would convolve in float32
+        low, high = _range(images.layers[0].x_qparams)
+        levels = ops.convert(ops.transpose(x, np.array([0, 3, 1, 2])), "f32")
+        y = ops.fake_quantize(levels, np.float32(0), np.float32(255), low, high, 256)
     for layer in images.layers:
-        w: Any = ops.constant(layer.w)
-        if static:
-            scale, zero_point = layer.x_qparams
-            y = ops.multiply(ops.subtract(ops.convert(y, "f32"), np.float32(zero_point)), np.float32(scale))
-            w = ops.multiply(ops.convert(ops.constant(layer.q), "f32"), ops.constant(layer.scale[:, None, None, None]))
         about = ([layer.stride] * 2, [layer.padding] * 2, [layer.padding] * 2, [1, 1])
-        if layer.groups > 1:
-            shape = np.array([layer.groups, len(layer.w) // layer.groups, *layer.w.shape[1:]])
-            y = ops.group_convolution(y, ops.reshape(w, shape, False), *about)
-        else:
-            y = ops.convolution(y, w, *about)
+        grouped = (layer.groups, len(layer.w) // layer.groups, *layer.w.shape[1:])
+        shape = grouped if layer.groups > 1 else layer.w.shape
+        w: Any = ops.constant(layer.w.reshape(shape))
         if static:
-            scale, zero_point = layer.y_qparams
-            low, high = (np.float32((q - zero_point) * scale) for q in (0, 255))
-            y = ops.convert(ops.fake_quantize(y, low, high, np.float32(0), np.float32(255), 256), "u8")
+            scale = layer.scale.reshape(*shape[: len(shape) - 3], 1, 1, 1)
+            w = ops.multiply(ops.convert(ops.constant(layer.q.reshape(shape)), "f32"), ops.constant(scale))
+        y = (ops.group_convolution if layer.groups > 1 else ops.convolution)(y, w, *about)
+        if static:
+            low, high = _range(layer.y_qparams)
+            last = layer is images.layers[-1]
+            to = (np.float32(0), np.float32(255)) if last else (low, high)
+            y = ops.fake_quantize(y, low, high, *to, 256)
+            y = ops.convert(y, "u8") if last else y
     y = ops.transpose(y, np.array([0, 2, 3, 1])) if static else y
     ready = _request(y, x, image)
     return ready if static else Ready(ready.call, lambda _: ready.result(None).transpose(0, 2, 3, 1))
+
+
+def _range(qparams: tuple[float, int]) -> tuple[np.float32, np.float32]:
+    """The values of the levels 0 and 255."""
+    scale, zero_point = qparams
+    return np.float32((0 - zero_point) * scale), np.float32((255 - zero_point) * scale)
 
 
 def _request(y: Any, x: Any, value: Any) -> Ready:

@@ -8,6 +8,7 @@
 #include <cmath>
 #include <cstring>
 
+#include "conv/depthwise.h"
 #include "core/partition.h"
 #include "gemm/last_step.h"
 #include "gemm/quantized.h"
@@ -164,6 +165,43 @@ bool fits(const Call& call, const Panel& panel, int columns) {
   return true;
 }
 
+// What most panels are, by a kernel: bytes from bytes, with multipliers and starts that cannot leave int32. False for all else.
+bool prepare_plain(const Call& call, int columns, Panel* panel) {
+  const pc_gemm_s8_desc& d = call.d;
+  S8Tile* t = &panel->tile;
+  if (d.w_zero_points || call.w.header->w_unsigned || !has_one_zero_point(d)) return false;
+  DepthwiseLastStep p{};  // the same as after a depthwise convolution
+  p.scale = call.w.scale + panel->n0;
+  p.sum = t->w_sum;
+  p.bias = d.bias ? d.bias + panel->n0 : nullptr;
+  p.count = columns;
+  p.x_scale = d.x_scale;
+  p.y_scale = d.y_scale;
+  p.x_zero_point = call.w.kernel->group == 2 ? 0 : d.x_zero_point + (d.x_type == PC_S8 ? 128 : 0);
+  p.most = static_cast<float>(d.k * 255 * 128);
+  p.mult = panel->scale;
+  p.bias_q = panel->bias_q;
+  p.start = panel->start;
+  bool safe = false;
+  if (!call.w.kernels->depthwise_s8->last_step(p, &safe) || !safe) return false;
+  for (int i = columns; i < call.w.header->nr; ++i) panel->scale[i] = 0, panel->start[i] = 0;
+  t->scale = panel->scale;
+  t->start = panel->start;
+  return t->plain = true;
+}
+
+void prepare_range(const Call& call, S8Tile* t) {
+  const pc_gemm_s8_desc& d = call.d;
+  const bool to_levels = (d.y_type == PC_U8 || d.y_type == PC_S8) && !is_curve(d.activation);
+  t->y_zero_point = d.y_zero_point;
+  t->low = to_levels ? static_cast<float>(call.q.low - d.y_zero_point) : call.low;
+  t->high = to_levels ? static_cast<float>(call.q.high - d.y_zero_point) : call.high;
+  t->clamp = d.activation == PC_ACTIVATION_CLAMP;
+  const int to_unsigned = d.y_type == PC_S8 ? 128 : 0;
+  t->bytes = {static_cast<int16_t>(d.y_zero_point + to_unsigned), static_cast<uint8_t>(call.q.low + to_unsigned),
+              static_cast<uint8_t>(call.q.high + to_unsigned), static_cast<uint8_t>(to_unsigned)};
+}
+
 pc_status prepare_panel(const Call& call, int64_t n0, int columns, Panel* panel) {
   const pc_gemm_s8_desc& d = call.d;
   panel->n0 = n0;
@@ -175,7 +213,11 @@ pc_status prepare_panel(const Call& call, int64_t n0, int columns, Panel* panel)
   const bool to_q8 = d.y_type == PC_U8 || d.y_type == PC_S8;
   t->w = call.w.panels + n0 / nr * call.w.panel_bytes;
   t->w_sum = call.w.sum + n0;
+  t->steps = call.w.steps;
   t->columns = columns;
+  prepare_range(call, t);
+  if (to_q8 && !is_curve(d.activation) && prepare_plain(call, columns, panel)) return PC_OK;
+  t->start = nullptr;
   t->scale = w_scale;
   for (int i = 0; to_q8 && i < nr; ++i) {  // beyond n the scales are 0
     const float scale = d.x_scale * w_scale[i], mult = is_curve(d.activation) ? scale : scale / d.y_scale;
@@ -213,14 +255,6 @@ pc_status prepare_panel(const Call& call, int64_t n0, int columns, Panel* panel)
   prepare_start(call, columns, panel);
   const bool curve = is_curve(d.activation);
   t->plain = !t->bias_q && (to_q8 && !curve ? fits(call, *panel, columns) : columns == nr);
-  t->steps = call.w.steps;
-  t->y_zero_point = d.y_zero_point;
-  t->low = to_q8 && !curve ? static_cast<float>(call.q.low - d.y_zero_point) : call.low;
-  t->high = to_q8 && !curve ? static_cast<float>(call.q.high - d.y_zero_point) : call.high;
-  t->clamp = d.activation == PC_ACTIVATION_CLAMP;
-  const int to_unsigned = d.y_type == PC_S8 ? 128 : 0;
-  t->bytes = {static_cast<int16_t>(d.y_zero_point + to_unsigned), static_cast<uint8_t>(call.q.low + to_unsigned),
-              static_cast<uint8_t>(call.q.high + to_unsigned), static_cast<uint8_t>(to_unsigned)};
   return PC_OK;
 }
 

@@ -151,7 +151,7 @@ def _pycompress(operands: Operands, form: str) -> Callable[[], object]:
     if static:
         about |= {"x_qparams": first.x_qparams, "y_qparams": last.y_qparams}
     if operands.case.kind == "conv":
-        dense: Any = pc.Int8Weight(first.q, first.scale) if static else first.w
+        dense: Any = pc.Int8Weight(first.q, first.scale) if static else pc.Float32Weight.from_float(first.w)
         return lambda: pc.conv2d(x, dense, **about)
     depthwise = pc.DepthwiseWeight(first.q, first.scale) if static else pc.DepthwiseWeight(first.w)
     if operands.case.kind == "depthwise":
