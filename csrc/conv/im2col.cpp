@@ -1,29 +1,25 @@
 // Rows of the im2col matrix: for an output pixel the pixels under the kernel, (kh, kw, channels). The dense convolution multiplies some of them
 // while they are in the cache; the whole matrix is never made.
 //
-// Where the kernel lies within the image a row is kh runs of kw * channels contiguous bytes. Runs are copied in pieces of 16 bytes that may reach
-// over their end: what lies there is written next. Only the last row of a call, and the end of x, are copied to the byte.
+// Where the kernel lies within the image a row is kh runs of kw * channels contiguous bytes. Short runs are copied here, in pieces of 16 bytes that
+// may reach over their end: what lies there is written next. Only the last row of a call, and the end of x, are copied to the byte. Long ones are
+// copied by a kernel.
 #include "conv/im2col.h"
+
+#include "conv/im2col_kernel.h"
+#include "core/dispatch.h"
 
 #include <cstring>
 
 namespace pc {
 namespace {
 
-constexpr size_t kPiece = 16, kLongRun = 256;
+constexpr size_t kPiece = 16;
 
 inline void copy_piece(char* to, const char* from) {
   char piece[kPiece];
   std::memcpy(piece, from, kPiece);
   std::memcpy(to, piece, kPiece);
-}
-
-void copy_loosely(char* to, const char* from, size_t bytes) {
-  if (bytes > kLongRun) {
-    std::memcpy(to, from, bytes);
-    return;
-  }
-  for (size_t i = 0; i < bytes; i += kPiece) copy_piece(to + i, from + i);
 }
 
 }  // namespace
@@ -44,6 +40,9 @@ pc_status Im2col::open(const pc_conv_desc& desc, const void* data, int64_t first
   PC_CHECK(is_aligned(data, element), PC_ERROR_ALIGNMENT, "x is not aligned to its element type");
   x_ = static_cast<const char*>(data);
   first_ = x_ + first_channel * static_cast<int64_t>(element);
+  const Kernels* kernels;
+  PC_TRY(active_kernels(&kernels));
+  kernel_ = kernels->im2col;
   contiguous_ = g_.dw == 1 && run_ == pixel_;
   return PC_OK;
 }
@@ -66,8 +65,9 @@ void Im2col::taps(const char* image, int64_t iy, int64_t ix, char* to) const {
 
 void Im2col::write(int64_t first, int64_t count, char* to, size_t stride) const {
   if (row_ == 0) return;
+  const bool short_runs = g_.kw * run_ <= static_cast<int64_t>(kPiece);
   const bool slack = static_cast<int64_t>(stride) >= row_ + static_cast<int64_t>(kPiece);  // behind the last row, too
-  const int64_t of_taps = g_.kw * run_, rounded = round_up(of_taps, static_cast<int64_t>(kPiece)), image_bytes = g_.height * g_.width * pixel_;
+  const int64_t of_taps = g_.kw * run_, rounded = std::max(of_taps, static_cast<int64_t>(kPiece)), image_bytes = g_.height * g_.width * pixel_;
   const int64_t right = g_.sw * pixel_, down = g_.dh * g_.width * pixel_;
   int64_t b = first / (g_.oh * g_.ow), oy = first / g_.ow % g_.oh, ox = first % g_.ow;
   for (int64_t i = 0; i < count;) {
@@ -79,7 +79,7 @@ void Im2col::write(int64_t first, int64_t count, char* to, size_t stride) const 
       const int64_t room = x_ + x_bytes_ - (image + (iy * g_.width - g_.left) * pixel_ + (g_.kh - 1) * down) - rounded;  // of pixel 0
       begin = std::max(ox, first_inside(g_.left, g_.sw));
       stop = std::min({end, end_inside(g_.width, g_.left, g_.sw, g_.kw - 1), room < 0 ? 0 : room / right + 1});
-      if (!slack && i + end - ox == count) stop = std::min(stop, end - 1);
+      if (short_runs && !slack && i + end - ox == count) stop = std::min(stop, end - 1);
     }
     while (ox < end) {
       const int64_t ix = ox * g_.sw - g_.left;
@@ -90,14 +90,16 @@ void Im2col::write(int64_t first, int64_t count, char* to, size_t stride) const 
         continue;
       }
       const char* from = image + (iy * g_.width + ix) * pixel_;
-      i += stop - ox;
-      for (; ox < stop; ++ox, to += stride, from += right) {
-        if (of_taps <= static_cast<int64_t>(kPiece)) {
-          for (int64_t ky = 0; ky < g_.kh; ++ky) copy_piece(to + ky * of_taps, from + ky * down);
-        } else {
-          for (int64_t ky = 0; ky < g_.kh; ++ky) copy_loosely(to + ky * of_taps, from + ky * down, static_cast<size_t>(of_taps));
-        }
+      const int64_t pixels = stop - ox;
+      if (short_runs) {
+        for (int64_t j = 0; j < pixels; ++j)
+          for (int64_t ky = 0; ky < g_.kh; ++ky) copy_piece(to + j * static_cast<int64_t>(stride) + ky * of_taps, from + j * right + ky * down);
+      } else {
+        kernel_->copy(from, right, down, g_.kh, of_taps, to, static_cast<ptrdiff_t>(stride), pixels);
       }
+      i += pixels;
+      ox += pixels;
+      to += pixels * static_cast<int64_t>(stride);
     }
     ox = 0;
     if (++oy == g_.oh) {

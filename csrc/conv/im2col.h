@@ -5,6 +5,8 @@
 
 namespace pc {
 
+struct Im2colKernel;
+
 class Im2col {
  public:
   // Of `channels` channels of x from first_channel on.
@@ -24,7 +26,8 @@ class Im2col {
   size_t x_bytes_ = 0;
   int64_t pixel_ = 0, run_ = 0, row_ = 0;  // bytes of a pixel of x, of what is taken of it, and of a row
   int padding_ = 0;                        // the byte beyond the image
-  bool contiguous_ = false;                // kw pixels lie side by side
+  const Im2colKernel* kernel_ = nullptr;
+  bool contiguous_ = false;  // kw pixels lie side by side
 };
 
 }  // namespace pc

@@ -6,6 +6,7 @@
 #include <type_traits>
 
 #include "conv/depthwise.h"
+#include "conv/im2col_kernel.h"
 #include "core/cpu.h"
 #include "gemm/gemm.h"
 #include "peak/peak.h"
@@ -77,6 +78,7 @@ struct Table {
       inherit(&added.kernels.sparse_s8, best.sparse_s8);
       inherit(&added.kernels.depthwise_s8, best.depthwise_s8);
       inherit(&added.kernels.depthwise_f32, best.depthwise_f32);
+      inherit(&added.kernels.im2col, best.im2col);
       if (added.usable && !added.by_name_only) best = added.kernels;
     }
   }

@@ -18,6 +18,7 @@ struct SparseF32Kernel;
 struct SparseS8Kernel;
 struct DepthwiseS8Kernel;
 struct DepthwiseF32Kernel;
+struct Im2colKernel;
 
 // A slot that an ISA leaves empty is filled with that of the next lower ISA that the CPU can run.
 struct Kernels {
@@ -35,6 +36,7 @@ struct Kernels {
   const SparseS8Kernel* sparse_s8;
   const DepthwiseS8Kernel* depthwise_s8;
   const DepthwiseF32Kernel* depthwise_f32;
+  const Im2colKernel* im2col;
 };
 
 // The kernels in use. Reads PYCOMPRESS_ISA when first called; PC_ERROR_ISA when that names what can't run here.

@@ -51,7 +51,7 @@ template <class T> PC_INLINE void pack_rows(const T* x, ptrdiff_t ldx, int rows,
     for (; i + 8 <= k; i += 8)
       PC_UNROLL for (int j = 0; j < 8; ++j) y[i + j] = (int16_t)(x[i + j] - z);
     for (; i < k; ++i) y[i] = (int16_t)(x[i] - z);
-    for (; i < k_padded; ++i) y[i] = 0;
+    if (k_padded > k) y[k] = 0;  // one: a loop would become a call of memset
   }
 }
 
