@@ -393,7 +393,7 @@ pc_conv_desc band_of(const pc_conv_desc& whole, int64_t image, int64_t begin, in
 
 // A few rows of what lies between at a time: they are multiplied while they are in L2. `call` is the pointwise product.
 void run_separable(const pc_conv_desc& d, const DepthwisePacked& depthwise, const Packed& pointwise, LinearCall call, const void* x, void* out) {
-  constexpr int64_t kBandBytes = 128 * 1024;
+  constexpr int64_t kBandBytes = 512 * 1024;  // in L2, where they cost nothing; smaller bands lose more by what each begins with
   int64_t oh, ow;
   check(pc_conv_output_size(&d, &oh, &ow));
   const int64_t mid = ow * d.outputs * size_of(d.y_type), y = ow * pointwise.n * size_of(call.y_type);
