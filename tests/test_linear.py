@@ -106,6 +106,40 @@ def test_requantized_result(way, rng, m, n, k, x_type, y_type, activation):
         same_bits(got, reference.linear(x, weight.q, weight.scale, bias, activation, x_qparams, y_qparams, y_type))
 
 
+@pytest.mark.parametrize("y_type", EIGHT_BITS)
+@pytest.mark.parametrize("k", [*range(1, 10), 12, 13, 16, 19, 20, 23, 24, 27, 28, 31, 32, 33, 36])
+def test_few_values_of_k_and_few_outputs(way, rng, k, y_type):
+    """Kernels of their own for up to 32 values of k, and for up to half a panel; whole panels beside what is left."""
+    for n in (1, 7, 8, 9, 15, 16, 17, 24, 31, 32, 33, 48, 96):
+        weight, bias = random_weight(rng, n, k), bias_for(rng, n, like=2)
+        for m, x_type in zip((1, 2, 11, 13, 50, 301), itertools.cycle(EIGHT_BITS)):
+            x = random_bytes(rng, x_type, m, k)
+            about = {
+                "x_qparams": (0.013, int(random_bytes(rng, x_type))),
+                "y_qparams": (0.02, int(random_bytes(rng, y_type))),
+            }
+            out = np.empty((m, n), y_type)
+            pc.linear(x, weight, bias, activation="relu6", out=out, **about)
+            same_bits(out, reference.linear(x, weight.q, weight.scale, bias, "relu6", **about, dtype=y_type))
+    way.ran("gemm_s8")
+
+
+def test_sums_that_leave_int32_by_their_multiplier(way, rng):
+    """Beside others in a panel: they saturate, as those do whose bias is too large to be a start."""
+    n, k = 40, 16
+    weight, x = random_weight(rng, n, k), random_bytes(rng, np.uint8, 25, k)
+    bias = bias_for(rng, n, like=2)
+    for scales, large in ((slice(3, 4), None), (slice(0, n), None), (slice(0, 0), slice(5, 9))):
+        scale, about = weight.scale.copy(), {"x_qparams": (0.013, 100), "y_qparams": (0.02, 7)}
+        scale[scales] = 3e33
+        b = bias.copy()
+        if large:
+            b[large] = 1e9
+        got = pc.linear(x, pc.Int8Weight(weight.q, scale), b, **about)
+        same_bits(got, reference.linear(x, weight.q, scale, b, **about))
+        way.ran("gemm_s8")
+
+
 def beside(rng, values):
     """Float32 values that are up to two steps away: about half of them round to the other side."""
     values = values.astype(f32)

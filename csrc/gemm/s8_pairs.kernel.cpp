@@ -42,15 +42,25 @@ template <int R, class Last, bool Wide, int V = NV> void tile(const S8Tile& t) {
   last_step<Last>(t, acc);
 }
 
-// 16 and 8 values at a time, which compilers turn into a few instructions: rows may be short.
+// N values, by way of arrays of their own: x and y might overlap for all that the compiler knows.
+template <int N, class T> PC_INLINE void pack_values(const T* x, int16_t z, int16_t* y) {
+  T from[N];
+  int16_t to[N];
+  memcpy(from, x, sizeof from);
+  PC_UNROLL for (int j = 0; j < N; ++j) to[j] = (int16_t)(from[j] - z);
+  memcpy(y, to, sizeof to);
+}
+
+// Rows may be short: the last values of one are packed together with some that have been already.
 template <class T> PC_INLINE void pack_rows(const T* x, ptrdiff_t ldx, int rows, int64_t k, int16_t z, int16_t* y, ptrdiff_t ldy, int64_t k_padded) {
   for (int r = 0; r < rows; ++r, x += ldx, y += ldy) {
     int64_t i = 0;
-    for (; i + 16 <= k; i += 16)
-      PC_UNROLL for (int j = 0; j < 16; ++j) y[i + j] = (int16_t)(x[i + j] - z);
-    for (; i + 8 <= k; i += 8)
-      PC_UNROLL for (int j = 0; j < 8; ++j) y[i + j] = (int16_t)(x[i + j] - z);
-    for (; i < k; ++i) y[i] = (int16_t)(x[i] - z);
+    for (; i + 16 <= k; i += 16) pack_values<16>(x + i, z, y + i);
+    for (; i + 8 <= k; i += 8) pack_values<8>(x + i, z, y + i);
+    if (i < k && k >= 8)
+      pack_values<8>(x + k - 8, z, y + k - 8);
+    else
+      for (; i < k; ++i) y[i] = (int16_t)(x[i] - z);
     if (k_padded > k) y[k] = 0;  // one: a loop would become a call of memset
   }
 }
