@@ -90,6 +90,127 @@ def test_dense(nth):
     same_bits(y, wanted)
 
 
+@pytest.mark.parametrize("nth", [1, 3])
+@pytest.mark.parametrize("kernel", [1, 3])
+@pytest.mark.parametrize("groups", [1, 2])
+def test_dense_float32(nth, kernel, groups):
+    rng = np.random.default_rng(4)
+    x = rng.standard_normal((B, H, W, C)).astype(f32)
+    weight = rng.standard_normal((N, C // groups, kernel, kernel)).astype(f32)
+    bias = rng.standard_normal(N).astype(f32)
+    wanted = pc.conv2d(x, weight, bias, padding=kernel // 2, groups=groups, activation="relu6")
+    pads = dict.fromkeys(("pad_top", "pad_left", "pad_bottom", "pad_right"), kernel // 2)
+    desc = image(
+        outputs=N, kernel_height=kernel, kernel_width=kernel, x_type=lib.PC_F32, y_type=lib.PC_F32, x_zero_point=0,
+        bias=pointer(bias, "float *"), activation=lib.PC_ACTIVATION_CLAMP, high=6, **pads,
+    )  # fmt: skip
+    y, n, k = np.empty_like(wanted), N // groups, kernel * kernel * C // groups
+    work = sized(lambda size: lib.pc_conv_f32_workspace_size(desc, groups, nth, size))
+    for group in range(groups):
+        w = weight[group * n : (group + 1) * n].transpose(0, 2, 3, 1).reshape(n, k).copy()
+        packed = sized(lambda size: lib.pc_gemm_f32_pack_size(n, k, size))
+        capi.check(lib.pc_gemm_f32_pack(pointer(w, "float *"), n, k, k, 1, pointer(packed), packed.size))
+
+        def run(ith, of, group=group, packed=packed):
+            return lib.pc_conv_f32_run(
+                desc, group, groups, pointer(packed), packed.size, pointer(x, "float *"), pointer(y, "float *"),
+                pointer(work), work.size, ith, of,
+            )  # fmt: skip
+
+        on_threads(nth, run)
+    same_bits(y, wanted)
+    at = pointer(packed), packed.size, pointer(x, "float *"), pointer(y, "float *"), pointer(work)
+    assert lib.pc_conv_f32_run(desc, groups, groups, *at, work.size, 0, 1) == lib.PC_ERROR_VALUE
+    assert lib.pc_conv_f32_run(desc, 0, groups, *at, 64, 0, 1) == lib.PC_ERROR_BUFFER
+    assert lib.pc_conv_f32_run(desc, 0, groups, *at[:2], at[3], *at[3:], work.size, 0, 1) == lib.PC_ERROR_OVERLAP
+    assert lib.pc_conv_f32_workspace_size(desc, 11, nth, ffi.new("size_t *")) == lib.PC_ERROR_SHAPE
+
+
+def packed_pointwise(weight):
+    """The packed bytes of a weight [N, C], by the call of its family."""
+    n, k = weight.shape
+    if isinstance(weight, pc.Int8Weight):
+        packed = sized(lambda size: lib.pc_gemm_s8_pack_size(n, k, size))
+        w, scale, at = pointer(weight.q), pointer(weight.scale, "float *"), pointer(packed)
+        capi.check(lib.pc_gemm_s8_pack(w, lib.PC_S8, n, k, k, 1, scale, at, packed.size))
+    elif isinstance(weight, np.ndarray):
+        packed = sized(lambda size: lib.pc_gemm_f32_pack_size(n, k, size))
+        capi.check(lib.pc_gemm_f32_pack(pointer(weight, "float *"), n, k, k, 1, pointer(packed), packed.size))
+    else:
+        s8 = weight.data.dtype == np.int8
+        sparse = describe(
+            "pc_sparse_matrix", type=lib.PC_S8 if s8 else lib.PC_F32, n=n, k=k, block_n=1, block_k=1, blocks=len(weight.data),
+            data=pointer(weight.data), indices=pointer(weight.indices, "int32_t *"),
+            indptr=pointer(weight.indptr, "int32_t *"),
+            scale=pointer(weight.scale, "float *") if s8 else ffi.NULL,
+        )  # fmt: skip
+        packed = sized(lambda size: lib.pc_spmm_pack_size(sparse, size))
+        capi.check(lib.pc_spmm_pack(sparse, pointer(packed), packed.size))
+    return packed
+
+
+@pytest.mark.parametrize("nth", [1, 3])
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("kind", ["int8", "float32", "sparse8", "sparse32", "mixed"])
+def test_separable(nth, stride, kind):
+    rng = np.random.default_rng(5)
+    depthwise = pc.DepthwiseWeight.from_float(
+        rng.standard_normal((C, 1, 3, 3)).astype(f32), bits=8 if kind in ("int8", "sparse8") else 32
+    )
+    w = rng.standard_normal((N, C)).astype(f32)
+    w[rng.random(w.shape) < 0.7] = 0
+    pointwise = {
+        "int8": lambda: pc.Int8Weight.from_float(w),
+        "mixed": lambda: pc.Int8Weight.from_float(w),
+        "float32": lambda: w,
+        "sparse8": lambda: pc.CSRWeight.from_dense(w, bits=8),
+        "sparse32": lambda: pc.CSRWeight.from_dense(w),
+    }[kind]()
+    bias, last_bias = rng.standard_normal(C).astype(f32), rng.standard_normal(N).astype(f32)
+    quantized = depthwise.quantizes
+    x = random_bytes(rng, np.uint8, B, H, W, C) if quantized else rng.standard_normal((B, H, W, C)).astype(f32)
+    mid = pc.QParams(0.25, 3) if quantized or kind == "mixed" else None
+    wanted = pc.separable_conv2d(
+        x, depthwise, pointwise, bias, last_bias, stride=stride, padding=1, depthwise_activation="relu6",
+        x_qparams=(0.5, 9) if quantized else None, mid_qparams=mid, y_qparams=(0.75, 7) if quantized else None,
+    )  # fmt: skip
+    byte = lib.PC_U8 if quantized else lib.PC_F32
+    desc = describe("pc_separable_desc", outputs=N, y_type=byte, bias=pointer(last_bias, "float *"))
+    desc.depthwise = image(
+        stride_height=stride, stride_width=stride, x_type=byte, y_type=byte, bias=pointer(bias, "float *"),
+        activation=lib.PC_ACTIVATION_CLAMP, high=6, x_zero_point=9 if quantized else 0,
+    )[0]  # fmt: skip
+    if quantized:
+        desc.depthwise.y_scale, desc.depthwise.y_zero_point, desc.y_scale, desc.y_zero_point = *mid, 0.75, 7
+    elif mid:
+        desc.mid_scale, desc.mid_zero_point = mid
+    kind_of_w = lib.PC_S8 if quantized else lib.PC_F32
+    first = sized(lambda size: lib.pc_depthwise_pack_size(kind_of_w, C, 3, 3, size))
+    arrays = depthwise.q.copy(), depthwise.scale
+    capi.check(
+        lib.pc_depthwise_pack(
+            pointer(arrays[0]), kind_of_w, C, 3, 3, pointer(arrays[1], "float *"), pointer(first), first.size
+        )
+    )
+    second = packed_pointwise(pointwise)
+    weights = pointer(first), first.size, pointer(second), second.size
+    work = sized(lambda size: lib.pc_separable_workspace_size(desc, *weights, nth, size))
+    y = np.empty_like(wanted)
+
+    def run(ith, of, out=y, given=weights, room=work.size):
+        return lib.pc_separable_run(desc, *given, pointer(x), pointer(out), pointer(work), room, ith, of)
+
+    on_threads(nth, run)
+    same_bits(y, wanted)
+    assert run(0, nth, room=work.size - 1) == lib.PC_ERROR_BUFFER
+    assert run(0, nth, out=x) == lib.PC_ERROR_OVERLAP
+    assert run(0, nth, given=(*weights[:2], *weights[:2])) == lib.PC_ERROR_FORMAT
+    desc.outputs = N + 1
+    assert run(0, nth) == lib.PC_ERROR_SHAPE
+    desc.size = 8
+    assert run(0, nth) == lib.PC_ERROR_STRUCT
+
+
 def test_rows_of_im2col():
     x = random_bytes(np.random.default_rng(2), np.uint8, B, H, W, C)
     desc, rows = image(), np.empty((40, 3, 3, 5), np.uint8)

@@ -321,7 +321,7 @@ PC_API pc_status pc_spmm_workspace_size(const pc_spmm_desc* desc, const void* pa
 PC_API pc_status pc_spmm_run(const pc_spmm_desc* desc, const void* packed, size_t bytes, const void* x, void* y, void* workspace,
                              size_t workspace_bytes, int32_t ith, int32_t nth);
 
-/* ---- conv: depthwise convolution, NHWC ---------------------------------------------------------------------------- */
+/* ---- conv: convolution, NHWC ------------------------------------------------------------------------------------- */
 
 /* x [batch, height, width, channels], y [batch, oh, ow, outputs], both contiguous. Pixels beyond the image are zeros (for a quantized x its zero
  * point). */
@@ -368,6 +368,33 @@ PC_API pc_status pc_conv_s8_workspace_size(const pc_conv_desc* desc, int64_t gro
 PC_API pc_status pc_conv_s8_run(const pc_conv_desc* desc, int64_t group, int64_t groups, const void* packed, size_t bytes,
                                 const int32_t* w_zero_points, const void* x, void* y, void* workspace, size_t workspace_bytes, int32_t ith,
                                 int32_t nth);
+
+/* Dense, in float32: packed is a weight of pc_gemm_f32_pack or pc_gemm_f16_pack, of the same shape and order. x_type and y_type PC_F32. */
+PC_API pc_status pc_conv_f32_workspace_size(const pc_conv_desc* desc, int64_t groups, int32_t nth, size_t* workspace_bytes);
+PC_API pc_status pc_conv_f32_run(const pc_conv_desc* desc, int64_t group, int64_t groups, const void* packed, size_t bytes, const float* x, float* y,
+                                 void* workspace, size_t workspace_bytes, int32_t ith, int32_t nth);
+
+/* Depthwise, then 1x1: what lies between is never whole in memory, a few rows of it wait in the workspace for their product. */
+typedef struct pc_separable_desc {
+  size_t size;
+  pc_conv_desc depthwise; /* its outputs, y_type, y_scale, y_zero_point, bias and activation are those of what lies between */
+  float mid_scale;        /* where that is PC_F32, and pointwise of integers: what it is quantized by, as pc_gemm_s8_desc's x_scale */
+  int32_t mid_zero_point;
+  int64_t outputs; /* channels of y [batch, oh, ow, outputs] */
+  pc_type y_type;  /* as the family of pointwise has it */
+  float y_scale;   /* PC_U8 and PC_S8 */
+  int32_t y_zero_point;
+  const float* bias; /* [outputs] or NULL */
+  pc_activation activation;
+  float low, high; /* of PC_ACTIVATION_CLAMP */
+} pc_separable_desc;
+
+/* depthwise: a weight of pc_depthwise_pack, float32 or int8. pointwise: a weight [outputs, depthwise.outputs] of pc_gemm_f32_pack, pc_gemm_f16_pack,
+ * pc_gemm_s8_pack, pc_gemm_s4_pack or pc_spmm_pack. The result has the bits of pc_depthwise_run and the product of its family one after another. */
+PC_API pc_status pc_separable_workspace_size(const pc_separable_desc* desc, const void* depthwise, size_t depthwise_bytes, const void* pointwise,
+                                             size_t pointwise_bytes, int32_t nth, size_t* workspace_bytes);
+PC_API pc_status pc_separable_run(const pc_separable_desc* desc, const void* depthwise, size_t depthwise_bytes, const void* pointwise,
+                                  size_t pointwise_bytes, const void* x, void* y, void* workspace, size_t workspace_bytes, int32_t ith, int32_t nth);
 
 /* Rows of the im2col matrix [batch * oh * ow, kernel_height * kernel_width * channels], for a dense convolution by any matrix product: `count` of
  * them from `first` on, of `channels` channels of x from first_channel on. Beyond the image they hold x_zero_point, 0 for PC_F32. out: contiguous, of
