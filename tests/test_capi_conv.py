@@ -139,8 +139,8 @@ def packed_pointwise(weight):
     else:
         s8 = weight.data.dtype == np.int8
         sparse = describe(
-            "pc_sparse_matrix", type=lib.PC_S8 if s8 else lib.PC_F32, n=n, k=k, block_n=1, block_k=1, blocks=len(weight.data),
-            data=pointer(weight.data), indices=pointer(weight.indices, "int32_t *"),
+            "pc_sparse_matrix", type=lib.PC_S8 if s8 else lib.PC_F32, n=n, k=k, block_n=1, block_k=1,
+            blocks=len(weight.data), data=pointer(weight.data), indices=pointer(weight.indices, "int32_t *"),
             indptr=pointer(weight.indptr, "int32_t *"),
             scale=pointer(weight.scale, "float *") if s8 else ffi.NULL,
         )  # fmt: skip

@@ -12,11 +12,11 @@
 
 namespace pc {
 
-constexpr int kMaxBlock = 64;        // channels of an int8 block
-constexpr int kMaxTileRows = 7;      // of the image, under a tile
-constexpr int kMaxTileColumns = 11;  // of the image, under a tile
-constexpr int kMaxColumns = 36;        // of the image, under a strip of an int8 kernel at a time
-constexpr int kMaxColumnBytes = 512;   // of one of them in the kernel's buffer
+constexpr int kMaxBlock = 64;         // channels of an int8 block
+constexpr int kMaxTileRows = 7;       // of the image, under a tile
+constexpr int kMaxTileColumns = 11;   // of the image, under a tile
+constexpr int kMaxColumns = 36;       // of the image, under a strip of an int8 kernel at a time
+constexpr int kMaxColumnBytes = 512;  // of one of them in the kernel's buffer
 
 // What a call works on. Addresses of pixels are those of the block's first channel; distances are bytes.
 struct DepthwiseTile {
@@ -95,7 +95,7 @@ struct DepthwiseS8Kernel {
 
 struct DepthwiseF32Tile : DepthwiseTile {
   const char* row[kMaxTileRows];  // strips: the first pixel of each row under the first tile
-  const float* bias;  // of the block, or nullptr
+  const float* bias;              // of the block, or nullptr
   float low, high;
 };
 

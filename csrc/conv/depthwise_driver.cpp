@@ -4,8 +4,8 @@
 // A band is as many rows of outputs as a tile of the kernel, or two of them. int8 kernels of a size take a whole row of tiles as a strip and see to
 // the borders. float32 kernels take strips of the tiles that lie within the image, by the addresses of their rows; where a tile reaches beyond the
 // image or the row, they get the address of each pixel instead. Pixels that don't exist are those of one line of zero points: nothing is copied for
-// the padding. int8 kernels load whole blocks; the few pixels at the very end of x where that would leave the operand are read from copies. Only where
-// x has to become something else first (float32 to uint8, or each channel several times) do its rows go through a ring in the workspace.
+// the padding. int8 kernels load whole blocks; the few pixels at the very end of x where that would leave the operand are read from copies. Only
+// where x has to become something else first (float32 to uint8, or each channel several times) do its rows go through a ring in the workspace.
 #include <cmath>
 #include <cstring>
 #include <vector>
@@ -22,7 +22,7 @@ namespace {
 constexpr int64_t kStripBytes = 24 * 1024;  // of x under a strip with all its channels: it stays in L1 from block to block
 constexpr int64_t kRawColumns = 16;         // sums that wait for their last step
 constexpr int kMaxBandRows = 2 * kMaxTileRows;
-constexpr int64_t kGeneralColumns = 8;      // outputs at a time whose pixels are given one by one
+constexpr int64_t kGeneralColumns = 8;  // outputs at a time whose pixels are given one by one
 
 struct Bounds {
   int32_t low, high;
@@ -133,7 +133,8 @@ struct Workspace {
   int64_t span;      // rows in the ring
   size_t row_bytes;  // of one of them
   int64_t pointers;  // addresses of pixels at a time
-  size_t pad, pad_row, copy_bytes, copy_rows, buffer, copies, pixel, copied, ring, tags, mult, bias_q, start, block_start, block_mult, raw, tile, bytes;
+  size_t pad, pad_row, copy_bytes, copy_rows, buffer, copies, pixel, copied, ring, tags, mult, bias_q, start, block_start, block_mult, raw, tile,
+      bytes;
 };
 
 Workspace workspace_of(const Call& c) {
@@ -318,7 +319,8 @@ class Part {
 
   // A row of tiles (dual: two) of blocks of one kind.
   pc_status run_strip_s8(int64_t image, int64_t oy, int rows, const char* const* in, const Range& blocks) {
-    const int k = static_cast<int>(g_.kh), s = static_cast<int>(g_.sh), in_rows = (c_.s8->rows - 1) * s + k, all = dual(blocks.begin) ? 2 * in_rows : in_rows;
+    const int k = static_cast<int>(g_.kh), s = static_cast<int>(g_.sh), in_rows = (c_.s8->rows - 1) * s + k,
+              all = dual(blocks.begin) ? 2 * in_rows : in_rows;
     const int64_t pixel = c_.pixel_bytes(), last_block = offset(blocks.end - 1) + reach(blocks.end - 1);
     DepthwiseS8Tile tile{};
     tile.pad = pad();

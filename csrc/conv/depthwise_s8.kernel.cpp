@@ -1,13 +1,14 @@
 // int8 depthwise, NHWC: neighbouring rows interleaved byte by byte, so that a 32-bit lane holds several taps of one channel.
 //
-// A block is one vector of bytes: 64 channels with AVX-512, 32 with 256 bits. G pixels of it, one below the other and interleaved, are 4 vectors with G
-// taps in each lane: G = 4 for vpdpbusd; G = 2 for AVX2, as int16 for vpmaddwd, which is exact for every uint8 and int8. Such a group of rows serves
-// every output that touches it: those of R rows at another shift of the weights, which packing lays out once for each shift, and those of K columns.
+// A block is one vector of bytes: 64 channels with AVX-512, 32 with 256 bits. G pixels of it, one below the other and interleaved, are 4 vectors with
+// G taps in each lane: G = 4 for vpdpbusd; G = 2 for AVX2, as int16 for vpmaddwd, which is exact for every uint8 and int8. Such a group of rows
+// serves every output that touches it: those of R rows at another shift of the weights, which packing lays out once for each shift, and those of K
+// columns.
 //
-// So a strip of R rows of outputs goes in two steps, some 32 columns at a time: first the groups of each column of x into a buffer in L1, then tiles of
-// R x C outputs from there, each for one of the 4 vectors after the other, so that a weight that is loaded serves C outputs. Borders are a matter of the
-// first step alone. 3x3 with vpdpbusd, stride 1, for each output of a block: 4 shuffles, 12 products and 17 operations of the last step, of which
-// no kind of port has more than half, and 9 loads.
+// So a strip of R rows of outputs goes in two steps, some 32 columns at a time: first the groups of each column of x into a buffer in L1, then tiles
+// of R x C outputs from there, each for one of the 4 vectors after the other, so that a weight that is loaded serves C outputs. Borders are a matter
+// of the first step alone. 3x3 with vpdpbusd, stride 1, for each output of a block: 4 shuffles, 12 products and 17 operations of the last step, of
+// which no kind of port has more than half, and 9 loads.
 //
 // Interleaving within quarters of a vector puts channel 16 l + 4 q + e into lane 4 l + e of vector q, and packing to bytes, also within quarters,
 // puts it back. Registers of a tile: R x C sums, and as many results that wait to be packed; with 256 bits C is 2 instead of 4.
@@ -111,11 +112,11 @@ constexpr int index_of(int k, Variant wanted) {
 
 // What follows from a kernel's size and stride.
 template <int K, int S> struct Form {
-  static constexpr int C = VL == 16 && !(K == 5 && S == 2) ? 4 : 2;  // outputs of a tile
-  static constexpr int ROWS = (R - 1) * S + K, WIDE = (C - 1) * S + K;                   // pixels under it
+  static constexpr int C = VL == 16 && !(K == 5 && S == 2) ? 4 : 2;     // outputs of a tile
+  static constexpr int ROWS = (R - 1) * S + K, WIDE = (C - 1) * S + K;  // pixels under it
   static constexpr int STEP = step_of(K, S), GROUPS = (ROWS - G + STEP - 1) / STEP + 1, PAIRS = (ROWS + 1) / 2;
-  static constexpr int COLUMN = GROUPS * 4 * BLOCK;                               // bytes of a column in the buffer
-  static constexpr int OUTPUTS = ((kMaxColumns - K) / S + 1) / C * C;             // at a time
+  static constexpr int COLUMN = GROUPS * 4 * BLOCK;                    // bytes of a column in the buffer
+  static constexpr int OUTPUTS = ((kMaxColumns - K) / S + 1) / C * C;  // at a time
   static constexpr int VARIANTS = variants_of(K).count;
   static_assert(ROWS <= kMaxTileRows && COLUMN <= kMaxColumnBytes, "the driver has room for it");
 };
@@ -275,9 +276,11 @@ template <int K, int S> PC_INLINE void sums(const char* columns, const uint8_t* 
   for_ints<0, R>([&](auto r) INLINE_BODY { for_ints<0, F::C>([&](auto j) INLINE_BODY { acc[decltype(r)::value][j] = first; }); });
   for_ints<0, F::GROUPS>([&](auto g) INLINE_BODY {
     vi x[F::WIDE];
-    for_ints<0, F::WIDE>([&](auto i) INLINE_BODY { x[i] = vi_load((const int32_t*)(columns + i * F::COLUMN + (decltype(g)::value * 4 + q) * BLOCK)); });
+    for_ints<0, F::WIDE>([&](auto i)
+                             INLINE_BODY { x[i] = vi_load((const int32_t*)(columns + i * F::COLUMN + (decltype(g)::value * 4 + q) * BLOCK)); });
     for_ints<0, R>([&](auto r) INLINE_BODY {
-      for_ints<0, kMaxUses>([&](auto u) INLINE_BODY { add<K, S, decltype(g)::value, decltype(r)::value, decltype(u)::value>(x, w, q, acc[decltype(r)::value]); });
+      for_ints<0, kMaxUses>(
+          [&](auto u) INLINE_BODY { add<K, S, decltype(g)::value, decltype(r)::value, decltype(u)::value>(x, w, q, acc[decltype(r)::value]); });
     });
   });
 }
@@ -355,7 +358,7 @@ template <bool Signed, bool Raw> void taps_block(const DepthwiseS8Tile& t) {
   alignas(64) char group[4 * BLOCK];
   for (int64_t n = 0; n < t.count; ++n) {
     vi acc[4];
-    PC_UNROLL for (int q = 0; q < 4; ++q) acc[q] = vi_load(t.start + q * VL);
+  PC_UNROLL for (int q = 0; q < 4; ++q) acc[q] = vi_load(t.start + q * VL);
     const uint8_t* w = (const uint8_t*)t.w;
     for (int64_t i = 0; i < t.taps; i += G, pixel += G, w += 4 * BLOCK) {
       vi x[G];

@@ -80,10 +80,18 @@ struct Pointwise {
 
   pc_status workspace_size(int64_t m, size_t* size) {
     switch (kind) {
-      case kF32: f32.m = m; return pc_gemm_f32_workspace_size(&f32, 1, size);
-      case kS8: s8.m = m; return pc_gemm_s8_workspace_size(&s8, packed, bytes, 1, size);
-      case kS4: s4.m = m; return pc_gemm_s4_workspace_size(&s4, packed, bytes, 1, size);
-      default: sparse.m = m; return pc_spmm_workspace_size(&sparse, packed, bytes, 1, size);
+      case kF32:
+        f32.m = m;
+        return pc_gemm_f32_workspace_size(&f32, 1, size);
+      case kS8:
+        s8.m = m;
+        return pc_gemm_s8_workspace_size(&s8, packed, bytes, 1, size);
+      case kS4:
+        s4.m = m;
+        return pc_gemm_s4_workspace_size(&s4, packed, bytes, 1, size);
+      default:
+        sparse.m = m;
+        return pc_spmm_workspace_size(&sparse, packed, bytes, 1, size);
     }
   }
 
@@ -92,9 +100,15 @@ struct Pointwise {
       case kF32:
         f32.m = m;
         return pc_gemm_f32_run(&f32, packed, bytes, static_cast<const float*>(x), static_cast<float*>(y), workspace, size, 0, 1);
-      case kS8: s8.m = m; return pc_gemm_s8_run(&s8, packed, bytes, x, y, workspace, size, 0, 1);
-      case kS4: s4.m = m; return pc_gemm_s4_run(&s4, packed, bytes, x, y, workspace, size, 0, 1);
-      default: sparse.m = m; return pc_spmm_run(&sparse, packed, bytes, x, y, workspace, size, 0, 1);
+      case kS8:
+        s8.m = m;
+        return pc_gemm_s8_run(&s8, packed, bytes, x, y, workspace, size, 0, 1);
+      case kS4:
+        s4.m = m;
+        return pc_gemm_s4_run(&s4, packed, bytes, x, y, workspace, size, 0, 1);
+      default:
+        sparse.m = m;
+        return pc_spmm_run(&sparse, packed, bytes, x, y, workspace, size, 0, 1);
     }
   }
 };
@@ -123,8 +137,8 @@ struct Call {
   }
 };
 
-pc_status open(const pc_separable_desc* desc, const void* depthwise, size_t depthwise_bytes, const void* pointwise, size_t pointwise_bytes, int32_t nth,
-               Call* c) {
+pc_status open(const pc_separable_desc* desc, const void* depthwise, size_t depthwise_bytes, const void* pointwise, size_t pointwise_bytes,
+               int32_t nth, Call* c) {
   PC_CHECK(desc, PC_ERROR_NULL, "desc is NULL");
   PC_CHECK(desc->size == sizeof *desc, PC_ERROR_STRUCT, "desc->size is %zu, wanted %zu", desc->size, sizeof *desc);
   PC_CHECK(desc->outputs >= 0, PC_ERROR_SHAPE, "outputs are %lld, wanted at least 0", ll(desc->outputs));
@@ -139,7 +153,8 @@ pc_status open(const pc_separable_desc* desc, const void* depthwise, size_t dept
                y_bytes <= PTRDIFF_MAX,
            PC_ERROR_OVERFLOW, "y [%lld, %lld, %lld, %lld] is larger than memory", ll(g.batch), ll(g.oh), ll(g.ow), ll(desc->outputs));
   // Few bands: each begins by reading anew the rows that it shares with the one before. All threads have some.
-  const int64_t row = g.ow * g.outputs * static_cast<int64_t>(size_of(c->d.y_type)), most = std::max<int64_t>(1, kBandBytes / std::max<int64_t>(row, 1));
+  const int64_t row = g.ow * g.outputs * static_cast<int64_t>(size_of(c->d.y_type)),
+                most = std::max<int64_t>(1, kBandBytes / std::max<int64_t>(row, 1));
   const int64_t bands = std::min(g.oh, std::max(divide_up(g.oh, most), divide_up(int64_t{nth}, std::max<int64_t>(g.batch, 1))));
   c->rows = divide_up(divide_up(g.oh, bands), kLeastRows) * kLeastRows;
   c->bands = divide_up(g.oh, c->rows);
@@ -174,8 +189,8 @@ pc_status pc_separable_workspace_size(const pc_separable_desc* desc, const void*
   return PC_OK;
 }
 
-pc_status pc_separable_run(const pc_separable_desc* desc, const void* depthwise, size_t depthwise_bytes, const void* pointwise, size_t pointwise_bytes,
-                           const void* x, void* y, void* workspace, size_t workspace_bytes, int32_t ith, int32_t nth) {
+pc_status pc_separable_run(const pc_separable_desc* desc, const void* depthwise, size_t depthwise_bytes, const void* pointwise,
+                           size_t pointwise_bytes, const void* x, void* y, void* workspace, size_t workspace_bytes, int32_t ith, int32_t nth) {
   using namespace pc;
   PC_TRY(check_part(ith, nth));
   Call c{};
