@@ -1,4 +1,4 @@
-"""The example program of an inverted-residual block, built as its README says: every instruction set, several threads."""
+"""The example program of an inverted-residual block, built as its README says; on every instruction set."""
 
 import re
 import shutil
@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 
-capi = pytest.importorskip("pycompress.capi")
+import pycompress as pc
+
+pytest.importorskip("pycompress.capi")
 pytest.importorskip("pycompress._native", reason="the compiled part is not installed")
 
-from test_embed_c import STRICT, need, run
-
-import pycompress as pc
+from test_embed_c import STRICT, capi, need, run
 
 EXAMPLE = Path(__file__).parents[1] / "examples" / "residual_block_c"
 
