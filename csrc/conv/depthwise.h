@@ -40,7 +40,7 @@ struct DepthwiseS8Tile : DepthwiseTile {
   // of zero points. Columns from `direct` on can't be loaded whole where they lie: copy[] holds them.
   const char* row[2 * kMaxTileRows];
   const char* copy[2 * kMaxTileRows];
-  const char* pad;                  // a pixel of zero points, likewise
+  int32_t x_zero_point;             // as uint8: of columns beyond the image
   int64_t column, direct, width;    // the first column under the strip, which may lie before the image; those of x
   char* buffer;                     // [kMaxColumns * kMaxColumnBytes], aligned
   const int32_t* start;             // [block], in the kernel's order: where the sums begin

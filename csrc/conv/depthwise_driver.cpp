@@ -323,7 +323,7 @@ class Part {
               all = dual(blocks.begin) ? 2 * in_rows : in_rows;
     const int64_t pixel = c_.pixel_bytes(), last_block = offset(blocks.end - 1) + reach(blocks.end - 1);
     DepthwiseS8Tile tile{};
-    tile.pad = pad();
+    tile.x_zero_point = c_.d.x_zero_point + (c_.d.x_type == PC_S8 ? 128 : 0);
     tile.width = tile.direct = g_.width;
     tile.pixel_bytes = pixel;
     tile.buffer = memory_ + layout_.buffer;

@@ -171,14 +171,19 @@ template <int K, int S, bool Dual, bool Signed> void gather(const DepthwiseS8Til
   using F = Form<K, S>;
   constexpr int ALL = (Dual ? 2 : 1) * F::ROWS;
   while (begin < end) {
-    const char* row[ALL];
     const bool inside = begin >= 0 && begin < t.width, direct = inside && begin < t.direct;
     int64_t stop = begin < 0 ? 0 : direct ? t.direct : inside ? t.width : end;
     stop = stop < end ? stop : end;
-    const ptrdiff_t at = t.offset + (inside ? (direct ? begin : begin - t.direct) * t.pixel_bytes : 0);
-    for (int r = 0; r < ALL; ++r) row[r] = (direct ? t.row[r] : inside ? t.copy[r] : t.pad) + at;
-    interleave<K, S, Dual, Signed>(row, inside ? t.pixel_bytes : 0, stop - begin, to);
-    to += (stop - begin) * F::COLUMN;
+    if (inside) {
+      const char* row[ALL];
+      const ptrdiff_t at = t.offset + (direct ? begin : begin - t.direct) * t.pixel_bytes;
+      for (int r = 0; r < ALL; ++r) row[r] = (direct ? t.row[r] : t.copy[r]) + at;
+      interleave<K, S, Dual, Signed>(row, t.pixel_bytes, stop - begin, to);
+      to += (stop - begin) * F::COLUMN;
+    } else {
+      const vi padding = G == 4 ? by_set8(t.x_zero_point) : by_set16(t.x_zero_point);
+      for (const char* last = to + (stop - begin) * F::COLUMN; to < last; to += BLOCK) by_store(to, padding);
+    }
     begin = stop;
   }
 }
@@ -442,11 +447,16 @@ void pack_block(const int8_t* w, int channels, bool dual, int64_t kh, int64_t kw
 size_t taps_offset(int64_t kh, int64_t kw) { return block_bytes(kh, kw) - (size_t)groups_of(kh * kw) * 4 * BLOCK; }
 
 void order(const void* natural, int n, bool dual, void* ordered) {
-  int32_t values[BLOCK] = {0};
-  memcpy(values, natural, (size_t)n * 4);
-  if (dual) memcpy(values + BLOCK / 2, natural, (size_t)n * 4);
+  int32_t values[BLOCK];
+  const int32_t* from = (const int32_t*)natural;
+  if (n < BLOCK) {
+    memset(values, 0, sizeof values);
+    memcpy(values, natural, (size_t)n * 4);
+    if (dual) memcpy(values + BLOCK / 2, natural, (size_t)n * 4);
+    from = values;
+  }
   for (int q = 0; q < 4; ++q)
-    for (int l = 0; l < QUARTERS; ++l) memcpy((int32_t*)ordered + q * VL + 4 * l, values + 16 * l + 4 * q, 16);
+    for (int l = 0; l < QUARTERS; ++l) memcpy((int32_t*)ordered + q * VL + 4 * l, from + 16 * l + 4 * q, 16);
 }
 
 template <int K, int S> constexpr DepthwiseS8Shape shape() {
