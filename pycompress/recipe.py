@@ -220,7 +220,7 @@ def default_candidates() -> tuple[Steps, ...]:
         Steps(quantize=Quantize(16)),
         # Which of the two forms is faster depends on the instruction set.
         *(_sparse(sparsity, block) for block in ((1, 4), (4, 1)) for sparsity in (0.5, 0.7, 0.9)),
-        *(_low_rank(energy) for energy in (0.98, 0.95, 0.9)),
+        *(_low_rank(energy) for energy in (0.98, 0.95, 0.9, 0.8)),
     )
 
 
@@ -236,12 +236,12 @@ def _fp16() -> Recipe:
     return Recipe((Rule(steps=Steps(quantize=Quantize(16))),))
 
 
-def _sparse_int8(sparsity: float = 0.8, block: tuple[int, int] = (1, 4)) -> Recipe:
+def _sparse_int8(sparsity: float = 0.7, block: tuple[int, int] = (1, 4)) -> Recipe:
     return Recipe((Rule(layer=("linear", "pointwise"), steps=_sparse(sparsity, block)), Rule(steps=_INT8)))
 
 
 def _low_rank_int8(energy: float | None = None, rank: int | None = None) -> Recipe:
-    energy = 0.9 if energy is None and rank is None else energy
+    energy = 0.95 if energy is None and rank is None else energy
     return Recipe((Rule(steps=_low_rank(energy, rank)), Rule(steps=_INT8)))
 
 

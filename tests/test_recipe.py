@@ -167,7 +167,7 @@ def test_presets() -> None:
         assert Recipe.of(name) == Recipe.preset(name) == Recipe.from_dict({"preset": name})
     assert Recipe.preset("int4", group_size=64).rules[0].steps == Steps(quantize=Quantize(4, group_size=64))
     assert Recipe.preset("lowrank-int8", rank=9).rules[0].steps.factorize == Factorize(rank=9)
-    assert Recipe.preset("lowrank-int8").rules[0].steps.factorize == Factorize(energy=0.9)
+    assert Recipe.preset("lowrank-int8").rules[0].steps.factorize == Factorize(energy=0.95)
     assert Recipe.preset("sparse-int8", sparsity=0.7, block=[4, 1]).rules[0].steps.prune == Prune(0.7, "block", (4, 1))
     assert Recipe.preset("auto", budget=0.01).budget == 0.01
     assert [name for name in PRESETS if Recipe.of(name).searches] == ["auto"]

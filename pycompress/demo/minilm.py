@@ -1,4 +1,4 @@
-"""The MiniLM sentence encoder (a BERT) in NumPy, with every linear layer by `pc.linear`.
+"""The MiniLM sentence encoder (a BERT), with every linear layer by `pc.linear` and the rest in NumPy and Numba.
 
 The same code runs float32 and what recipes make of it: only the weights of the linear layers differ. The output of the
 last layer is averaged over the tokens of each sentence and brought to length 1, so that the cosine of two sentences is
@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 import pycompress as pc
 from pycompress.weights import Weight
 
-from . import DemoError
+from . import DemoError, fused
 
 Floats = NDArray[np.float32]
 
@@ -44,18 +44,14 @@ class Linear:
 
 @dataclass
 class Norm:
-    """Layer normalization over the last axis, in place."""
+    """Layer normalization over the last axis of a sum x + y, in place of x."""
 
     gain: Floats
     shift: Floats
     epsilon: float
 
-    def __call__(self, x: Floats) -> Floats:
-        x -= x.mean(axis=-1, keepdims=True)
-        variance = np.einsum("ij,ij->i", x, x) / x.shape[-1]
-        x *= (1 / np.sqrt(variance + self.epsilon))[:, None]
-        x *= self.gain
-        x += self.shift
+    def __call__(self, x: Floats, y: Floats) -> Floats:
+        fused.add_norm(x, y, self.gain, self.shift, np.float32(self.epsilon))
         return x
 
 
@@ -146,7 +142,7 @@ class Encoder:
         return forward
 
     def __call__(self, ids: NDArray[np.int64], mask: NDArray[np.bool_], *, num_threads: int | None = None) -> Floats:
-        """Embed token `ids` [sentences, length]; `mask`, of the same shape, is False on padding."""
+        """Embed token `ids` [sentences, length]; `mask`, of the same shape, is False on padding, behind a sentence."""
 
         def product(name: str, layer: Linear, x: Floats) -> Floats:
             start = time.perf_counter()
@@ -169,17 +165,14 @@ class Encoder:
             qkv = product(next(names), layer.qkv, x)
             parts = zip(np.split(qkv, cuts), batches, strict=True)
             context = _joined([_attention(part, batch.mask, self.heads) for part, batch in parts])
-            y = product(next(names), layer.attention_out, context)
-            y += x
-            x = layer.attention_norm(y)
+            x = layer.attention_norm(product(next(names), layer.attention_out, context), x)
             inner = product(next(names), layer.up, x)
-            y = product(next(names), layer.down, inner)
-            y += x
-            x = layer.norm(y)
+            x = layer.norm(product(next(names), layer.down, inner), x)
         return x
 
     def _embedded(self, ids: NDArray[np.int64]) -> Floats:
-        return self.norm((self.words[ids] + self.positions[: ids.shape[1]]).reshape(ids.size, -1))
+        positions = np.broadcast_to(self.positions[: ids.shape[1]], (*ids.shape, self.words.shape[1]))
+        return self.norm(self.words[ids.reshape(-1)], positions.reshape(ids.size, -1))
 
 
 def _joined(parts: list[Floats]) -> Floats:
@@ -192,12 +185,10 @@ def _attention(qkv: Floats, mask: NDArray[np.bool_], heads: int) -> Floats:
     query, key, value = qkv.reshape(sentences, length, 3, heads, -1).transpose(2, 0, 3, 1, 4)
     # The smaller arrays are scaled: the queries, and the sums of the values.
     scores = np.matmul(query * np.float32(query.shape[-1] ** -0.5), key.swapaxes(-1, -2))
-    if not mask.all():  # -inf hides a key from all queries
-        scores += np.where(mask, np.float32(0), np.float32(-np.inf))[:, None, None, :]
-    scores -= scores.max(axis=-1, keepdims=True)
-    np.exp(scores, out=scores)
+    inverse = np.empty((*scores.shape[:3], 1), np.float32)
+    fused.softmax(scores, mask.sum(axis=1), inverse)
     context = np.matmul(scores, value)
-    context /= scores.sum(axis=-1, keepdims=True)
+    context *= inverse
     by_token: Floats = context.swapaxes(1, 2).reshape(len(qkv), -1)
     return by_token
 
