@@ -623,6 +623,15 @@ def test_what_is_replaced():
     assert pct.load_(copy.deepcopy(model), model.state_dict())["a"].layer == model["a"].layer
 
 
+def test_count():
+    model, x = convolutions().eval(), torch.randn(2, 4, 13, 12)
+    before = pct.count(model, x)
+    pct.compress_(model, "int8")
+    after = pct.count(model, x)
+    assert (after.parameters, after.macs) == (before.parameters, before.macs)
+    assert after.bytes == sum(array.numel() * array.element_size() for m in model for array in m.arrays)
+
+
 def test_an_encoder_of_torch_uses_the_kernels():
     layer = nn.TransformerEncoderLayer(16, 2, 32, batch_first=True, activation="gelu")
     model, x = nn.TransformerEncoder(layer, 2).eval(), torch.randn(2, 5, 16)
@@ -681,30 +690,26 @@ def test_minilm_is_that_of_the_demo():
     pct.compress_(model, "int8", calibration=[inputs])  # which shows that gelu follows: so it is the kernels', too
     assert sum(isinstance(m, pct.Linear) for m in model.modules()) == 36
     encoder = minilm.Encoder.load(directory)
-    demo = encoder.quantized()
-    wanted = demo(batch.ids, batch.mask)
+    demo = encoder.with_weights(pc.compress(encoder.weights(), "int8"))
+
+    def of_demo(name, layer, x):
+        return pc.linear(x, layer.weight, layer.bias, activation=layer.activation)
+
+    def of_torch(name, layer, x):
+        """The same by the modules of the torch model; query, key and value are three there."""
+        path = name.removesuffix(".weight")
+        paths = [path.replace("qkv", part) for part in ("query", "key", "value")] if "qkv" in path else [path]
+        return torch.cat([model.get_submodule(path)(torch.from_numpy(x)) for path in paths], -1).numpy()
 
     # The demo's encoder with these layers instead of its own: the same operations, so the same bits.
-    parts = {}
-    for own, layer in zip(demo.layers, model.encoder.layer, strict=True):
-        attention = layer.attention.self
-        parts[id(own.qkv)] = attention.query, attention.key, attention.value
-        parts[id(own.attention_out)] = (layer.attention.output.dense,)
-        parts[id(own.up)], parts[id(own.down)] = (layer.intermediate.dense,), (layer.output.dense,)
-
-    class Mixed(minilm.Encoder):
-        def _linear(self, x, layer, num_threads):
-            return torch.cat([part(torch.from_numpy(x)) for part in parts[id(layer)]], -1).numpy()
-
-    mixed = Mixed(demo.words, demo.positions, demo.norm, demo.layers, demo.heads)
-    assert np.array_equal(mixed(batch.ids, batch.mask), wanted)
+    assert np.array_equal(demo._run([batch], of_torch), demo._run([batch], of_demo))
 
     # In the model of transformers layer norm and softmax are torch's. Its last digits differ, by which some values are
     # rounded to the next level: it is as far from the demo as roundings, and nearer than both are to float32.
     hidden = model(**inputs).last_hidden_state
     mask = inputs["attention_mask"][..., None]
     mean = F.normalize((hidden * mask).sum(1) / mask.sum(1)).numpy()
-    exact = encoder(batch.ids, batch.mask)
+    exact, wanted = (one(batch.ids, batch.mask) for one in (encoder, demo))
     apart, quantized = (np.linalg.norm(wanted - other, axis=1) for other in (mean, exact))
     assert (apart < 0.6 * quantized).all()
     assert np.einsum("ij,ij->i", mean, wanted).min() > 0.9995

@@ -22,6 +22,8 @@ import pycompress as pc
 from pycompress.convfactors import Stage
 from pycompress.weights.base import Weight
 
+from .modules import Conv2d, Linear
+
 __all__ = ["Count", "DepthwiseSeparableConv2d", "Fire", "InvertedResidual", "LowRankLinear", "count", "factorized"]
 
 Activation: TypeAlias = Callable[[], nn.Module]
@@ -370,16 +372,17 @@ def count(model: nn.Module, example_input: Any) -> Count:
     """Parameters, multiply-accumulates and bytes of a network.
 
     example_input: a tensor, or a tuple of the arguments of `model`. It is run once, in eval mode without gradients;
-    macs are those of the whole batch. The network may be one that `pycompress.qat.convert` made, or a mixture.
+    macs are those of the whole batch. The network may be one that `pycompress.qat.convert` or `compress_` made, or a
+    mixture.
     """
     arrays: list[Any] = []
     for module in model.modules():
-        weight = getattr(module, "weight", None)
-        if isinstance(weight, Weight):
-            arrays.append((_values(weight), weight.nbytes))
-            bias = getattr(module, "bias", None)
-            if isinstance(bias, np.ndarray):
-                arrays.append((bias, bias.nbytes))
+        weight, bias = _compressed(module), getattr(module, "bias", None)
+        if weight is not None:
+            own = isinstance(module, Linear | Conv2d)  # whose bytes are those of buffers
+            arrays.append((_values(weight), 0 if own else weight.nbytes))
+            if bias is not None:
+                arrays.append((bias.numpy(), 0) if own else (bias, bias.nbytes))
     tensors = list(model.parameters())
     values = [*(t.detach() for t in tensors), *(torch.from_numpy(np.array(a)) for a, _ in arrays)]
     size = sum(t.numel() * t.element_size() for t in (*tensors, *model.buffers())) + sum(b for _, b in arrays)
@@ -389,6 +392,12 @@ def count(model: nn.Module, example_input: Any) -> Count:
         _macs(model, example_input),
         size,
     )
+
+
+def _compressed(module: Any) -> Weight | None:
+    """The compressed weight of a module."""
+    weight = module.compressed if isinstance(module, Linear | Conv2d) else getattr(module, "weight", None)
+    return weight if isinstance(weight, Weight) else None
 
 
 def _values(weight: Weight) -> Any:
@@ -409,10 +418,10 @@ def _macs(model: nn.Module, example_input: Any) -> int:
 
     def add(module: Any, given: Any, result: Tensor) -> None:
         nonlocal kernels
-        positions = result.numel() // module.weight.shape[0]
-        kernels += positions * _values(module.weight).size
+        weight: Any = _compressed(module)
+        kernels += result.numel() // weight.shape[0] * _values(weight).size
 
-    handles = [m.register_forward_hook(add) for m in model.modules() if isinstance(getattr(m, "weight", None), Weight)]
+    handles = [m.register_forward_hook(add) for m in model.modules() if _compressed(m) is not None]
     modes = {m: m.training for m in model.modules()}
     try:
         with torch.no_grad(), FlopCounterMode(display=False) as counter:
