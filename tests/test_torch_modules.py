@@ -675,10 +675,10 @@ def test_progress_and_errors():
 # ---- MiniLM
 
 
-def test_minilm_is_that_of_the_demo():
+def test_minilm_is_that_of_the_demo(monkeypatch):
     from pycompress.demo import fetch, minilm
 
-    sys.modules.setdefault("kernels", None)  # transformers would take the directory of that name here for a package
+    monkeypatch.setitem(sys.modules, "kernels", None)  # which transformers would take the directory here for
     transformers = pytest.importorskip("transformers")
     directory = fetch.cache_directory()
     if not fetch.is_complete(directory):
