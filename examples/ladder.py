@@ -43,7 +43,7 @@ ROWS = {
     "low_rank": "S factorized: low rank",
     "unstructured": "S pruned, unstructured: 80 % zeros, CSR",
     "block": "S pruned, blocks of 16 x 1: 60 % zeros, BSR",
-    "channel": "S pruned, channels: 37 % fewer",
+    "channel": "S pruned, channels: 64 to 48, 128 to 80",
     "dynamic": "S int8, dynamic",
     "static": "S int8, static",
     "static4": "S 4-bit weights, static",
@@ -134,6 +134,9 @@ def climb(seed: int, quick: bool, place: str, told: Any) -> None:
         rows[key] = deployed(network, Path(place) / f"{key}-{seed}.safetensors", task, model)
         told.put(f"{ROWS[key]}, seed {seed}")
 
+    def floating(key: str, model: Any, **options: Any) -> None:
+        done(key, of_float(model, **options), model)
+
     def students() -> Any:
         torch.manual_seed(1000 + seed)  # they all begin with the same weights
         return train.student()
@@ -142,25 +145,25 @@ def climb(seed: int, quick: bool, place: str, told: Any) -> None:
         return train.distilled(task, model, teacher, train.RESPONSE, steps, 5000 + seed, rate, after)
 
     teacher = train.with_labels(task, train.teacher(), long, 2000 + seed, -1)
-    done("teacher", of_float(teacher))
-    done("separable", of_float(tuned(train.separable(teacher), short, 2e-3)))
-    done("alone", of_float(train.with_labels(task, students(), long, 3000 + seed, train.BATCH)))
+    floating("teacher", teacher)
+    floating("separable", tuned(train.separable(teacher), short, 2e-3))
+    floating("alone", train.with_labels(task, students(), long, 3000 + seed, train.BATCH))
     kinds = {"response": train.RESPONSE, "feature": train.feature(), "relation": train.RELATION}
     kinds["all"] = [*train.RESPONSE, *train.feature(), *train.RELATION]
     for key, terms in kinds.items():
         small = train.distilled(task, students(), teacher, terms, long, 4000 + seed)
-        done(key, of_float(small))
+        floating(key, small)
 
     low_rank = tuned(train.low_rank(small))
-    done("low_rank", of_float(low_rank))
+    floating("low_rank", low_rank)
     for key, sparsity, block in (("unstructured", 0.8, (1, 1)), ("block", 0.6, (16, 1))):
         model = train.copy.deepcopy(small)
         pruner = train.pruner(model, sparsity, key, short)
         tuned(model, after=pruner.step)
         pruner.finish()
-        done(key, of_float(model, sparse=block))
+        floating(key, model, sparse=block)
 
-    done("channel", of_float(tuned(train.narrower(small, 0.375))))
+    floating("channel", tuned(train.narrower(small, 0.375)))
 
     done("dynamic", of_float(small, int8=True))
     for bits, names in ((8, ("static", "qat")), (4, ("static4", "qat4"))):
@@ -184,9 +187,14 @@ def deployed(network: tuple[list[Step], Tensors], path: Path, task: train.Task, 
     steps, tensors = network
     size = save(tensors, path)
     run = Network(steps, pc.load(path))
-    if model is not None:  # what `convert` made runs the same kernels: to the bit
+    if model is not None:
         x = task.validation[0][:50]
-        assert np.array_equal(run(nhwc(x)), model(x).numpy()), "the file is another network"
+        with torch.no_grad():
+            got, wanted = run(nhwc(x)), model(x).numpy()
+        same = isinstance(model, torch.fx.GraphModule)  # what `convert` made runs the same kernels: to the bit
+        assert np.array_equal(got, wanted) if same else np.allclose(got, wanted, 1e-3, 1e-3), (
+            f"{path} is another network"
+        )
     right = {}
     for name in ("validation", "test"):
         x, y = getattr(task, name)
