@@ -147,7 +147,8 @@ def _aligned(shape: tuple[int, ...], dtype: Any) -> NDArray[Any]:
     count = int(np.prod(shape)) * np.dtype(dtype).itemsize
     memory = np.empty(count + 64, np.uint8)
     skip = -memory.ctypes.data % 64
-    return memory[skip : skip + count].view(dtype).reshape(shape)
+    array: NDArray[Any] = memory[skip : skip + count].view(dtype).reshape(shape)
+    return array
 
 
 def _pycompress(operands: Operands, form: str) -> Callable[[], object]:
