@@ -1,7 +1,7 @@
 // The driver of the sparse products: checks arguments, cuts x into panels of rows and the weight into chunks of outputs, and calls the kernel
 // group by group.
 //
-// A part turns up to 64 rows of x into a panel (int8: quantized on the way if they are float32) and then takes one chunk of 128 outputs after
+// A part turns up to 64 rows of x into a panel (int8: quantized on the way if they are float32) and then takes one chunk of 256 outputs after
 // the other over all of it, block by block of k. The sums of a chunk wait in the workspace between blocks; a sum's place there is its
 // output's, in whatever order the groups come.
 #include <algorithm>
@@ -432,7 +432,8 @@ class Part {
   }
 
   pc_status check_group(const SparseEntry& entry, const SparseGroup& g) const {
-    bool good = uint64_t{entry.begin} + entry.steps <= h_.steps && *std::max_element(entry.output, entry.output + kSparseGroup) < kSparseChunk;
+    // Every output, a byte, is one of the 256 of a chunk.
+    bool good = uint64_t{entry.begin} + entry.steps <= h_.steps;
     // Only float32 fills up with the position behind the block's.
     good = good && (entry.steps == 0 || (call_.int8() ? kernels_.sparse_s8->largest : kernels_.sparse_f32->largest)(
                                             g.position, g.steps * call_.w.layout.units) < h_.block + (h_.type == PC_F32 ? 1u : 0u));

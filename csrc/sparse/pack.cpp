@@ -179,7 +179,7 @@ pc_status plan(const pc_sparse_matrix& w, const Kernels& kernels, SparseHeader* 
     const SparseHeader other = count(true);
     // Interleaving 4 columns costs two thirds of the products of an output (AVX2, whose products are three instructions: a third), or a tenth of
     // those of four. Measured at 128x768x768 and 256x1024x4096.
-    const double more = other.shared ? 1.1 : header->split ? 1.37 : 1.65;
+    const double more = other.shared ? 1.1 : header->split ? 1.37 : 1.62;
     if (static_cast<double>(other.steps) * more < static_cast<double>(header->steps)) *header = other;
   }
   PC_CHECK(header->steps <= UINT32_MAX && sparse_layout(*header, layout), PC_ERROR_OVERFLOW, "the weight [%lld, %lld] is larger than memory", ll(w.n),

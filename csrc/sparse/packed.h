@@ -1,7 +1,7 @@
 // The packed form of a sparse weight: a header; of int8 float scale[np] and int32 sum[np], np being n rounded up to 16; the table of groups; their
 // values, dwords [steps][16]; their positions, uint8 [steps][16 or 4][1, of columns 4]. Every section begins at a multiple of 64 bytes.
 //
-// k is cut into blocks, n into chunks of 128 outputs. Within a block of k the outputs of a chunk are sorted by their number of steps and taken 16 at
+// k is cut into blocks, n into chunks of 256 outputs. Within a block of k the outputs of a chunk are sorted by their number of steps and taken 16 at
 // a time: so the groups of 16 are all but equal within, and few steps are filled up. The table has all groups of a block of a chunk, then
 // those of its next block, then the next chunk.
 #pragma once

@@ -11,7 +11,7 @@ namespace pc {
 
 constexpr int kSparseRows = 64;      // of a panel
 constexpr int kSparseGroup = 16;     // outputs of a group
-constexpr int kSparseChunk = 128;    // outputs that are sorted together by their number of steps, and whose sums wait in near memory
+constexpr int kSparseChunk = 256;    // outputs, numbered by a byte, that are sorted together by their steps, and whose sums wait in near memory
 constexpr int kSparseShared = 4;     // outputs that share columns, where the weight's blocks allow it
 constexpr int kSparsePosition = 16;  // a block of k is a multiple of so many positions
 // Positions of a block of k at the most: their numbers fit a byte, a panel of 64 rows of them stays in L1, and one row of them in 8 (columns: 4)
