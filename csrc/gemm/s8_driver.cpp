@@ -466,7 +466,7 @@ class Part {
 
   // Whether the prepared panels can all be taken by the kernel that keeps the weight in registers.
   bool short_panels() const {
-    if (!kernel_.q8_short[0] || call_.w.steps < 1 || call_.w.steps > kShortSteps) return false;
+    if (call_.w.steps < 1 || call_.w.steps > kShortSteps || !kernel_.q8_short[call_.w.steps - 1]) return false;
     return std::all_of(panels_, panels_ + prepared_count_, [](const Panel& p) { return p.tile.plain && p.tile.start && !p.tile.w_zero_point; });
   }
 

@@ -5,11 +5,17 @@ namespace pc {
 namespace PC_NS {
 namespace {
 
+#if defined(PC_SIMDE)
+constexpr int SHORT_STEPS = 2;  // the others would take minutes to compile
+#else
+constexpr int SHORT_STEPS = kShortSteps;
+#endif
+
 constexpr GemmS8Kernel make() {
   GemmS8Kernel kernel = quads<false>("gemm_s8/" PC_ISA_NAME);
   if constexpr (VL == 16) {  // enough registers
-    fill_short<NV, kShortSteps>(kernel.q8_short);
-    fill_short<NV / 2, kShortSteps>(kernel.q8_short_half);
+    fill_short<NV, SHORT_STEPS>(kernel.q8_short);
+    fill_short<NV / 2, SHORT_STEPS>(kernel.q8_short_half);
   }
   return kernel;
 }
