@@ -322,6 +322,13 @@ def most(results: dict[str, Any], part: str, calibrated: bool) -> dict[str, Any]
     return good
 
 
+def taken(forms: list[str]) -> str:
+    """Kinds of weights in words, all ranks as one."""
+    ranks = sorted(int(form.split()[1]) for form in forms if form.startswith("rank "))
+    others = [form for form in forms if not form.startswith("rank ")]
+    return ", ".join(others + ([f"int8 of rank {ranks[0]} to {ranks[-1]}"] if ranks else []))
+
+
 def page(results: dict[str, Any], plot: Path | None) -> str:
     """The tables in Markdown."""
     isas, whole = list(results["rates"]), results["float32"]
@@ -351,7 +358,7 @@ def page(results: dict[str, Any], plot: Path | None) -> str:
         if r["part"] == "presets":
             lines.append(f"| {r['name']} | {r['bytes'] / 1e6:.1f} | {speed(r)} | {r['accuracy']:.2%} | {lost(r)} |")
     auto = next(r for r in results["rows"] if r["name"] == "auto")
-    lines += ["", f"`auto` took: {', '.join(auto['forms'])}.", ""]
+    lines += ["", f"`auto` took: {taken(auto['forms'])}.", ""]
     lines += [
         f"The curves: classifiers learn from {texts['curves']} of the training texts; float32 then has"
         f" {whole['accuracy']['curves']:.2%} of the test texts right.",

@@ -83,7 +83,7 @@ def test_page_and_picture(tmp_path: Path) -> None:
     page = results.page(found(), picture)
     assert "| float32 | 42.5 | 100 | 50 | 96.00% | |" in page
     assert "| int8 | 11.0 | 200 (2.00 x) | 50 (1.50 x) | 95.90% | -0.10 ± 0.20 |" in page
-    assert "`auto` took: int8, rank 64 int8." in page
+    assert "`auto` took: int8, int8 of rank 64 to 64." in page
     assert "| sparse-int8 | 60% zeros, 2.60 x float32 | 50% zeros, 2.50 x float32 |" in page
     for table in page.split("\n\n"):
         lines = table.splitlines()
