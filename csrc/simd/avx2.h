@@ -131,7 +131,7 @@ template <int V> PC_INLINE void vb_store(void* p, vb b, int i) {
   if (V == 2)
     _mm_storeu_si128((__m128i*)p, half);
   else if (i % 2)
-    _mm_storeh_pd((double*)p, _mm_castsi128_pd(half));
+    _mm_storel_epi64((__m128i*)p, _mm_unpackhi_epi64(half, half));  // _mm_storeh_pd wants an aligned double
   else
     _mm_storel_epi64((__m128i*)p, half);
 }
