@@ -26,7 +26,8 @@ _num_threads: int | None = None
 def kernel(function: Function) -> Function:
     """Compile for this CPU, strictly IEEE: without fastmath LLVM neither reorders nor contracts float operations."""
     # Numba's error model: division by zero gives infinity; Python's would put a branch into every loop that divides.
-    options: dict[str, Any] = {"nogil": True, "error_model": "numpy"}
+    # fastmath=False is said: what is not said comes from the function that calls first, and stays in the cache.
+    options: dict[str, Any] = {"nogil": True, "error_model": "numpy", "fastmath": False}
     compiled: Any
     try:
         compiled = njit(cache=True, **options)(function)

@@ -7,6 +7,8 @@ contraction or another order would show.
 import importlib.util
 import math
 import multiprocessing
+import os
+import subprocess
 import sys
 
 import numpy as np
@@ -608,3 +610,24 @@ def test_fork_after_threads(rng, tiny_grain):
     child.start()
     child.join(60)
     assert child.exitcode == 0
+
+
+def test_a_caller_with_fastmath_changes_no_bit(tmp_path):
+    code = """
+import numpy as np
+from numba import njit
+from pycompress.kernels.last_step import exp
+
+@njit(fastmath=True)
+def loose(x):
+    return exp(x)
+
+x = np.linspace(-20, 20, 4001, dtype=np.float32)
+loose(x[0])
+print(np.array([exp(value) for value in x], np.float32).tobytes().hex())
+"""
+    # A cache of its own: the caller is to be the first.
+    environment = os.environ | {"NUMBA_CACHE_DIR": str(tmp_path)}
+    got = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, check=True, timeout=120)
+    x = np.linspace(-20, 20, 4001, dtype=np.float32)
+    assert bytes.fromhex(got.stdout.decode()) == np.array([last_step.exp(value) for value in x], np.float32).tobytes()
