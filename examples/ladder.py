@@ -4,7 +4,7 @@
     python examples/ladder.py [--quick] [--json] [--markdown] [--plot ladder.png]
 
 Each network is trained in PyTorch, written to one file, read from it again, and run by the kernels of pycompress: that
-is what the accuracy and the time are of. Rows are means over seeds. Takes 8 minutes on two cores.
+is what the accuracy and the time are of. Rows are means over seeds. Takes some ten minutes on two cores.
 """
 
 from __future__ import annotations
