@@ -14,7 +14,7 @@ namespace pc {
 
 constexpr int kMaxBlock = 64;         // channels of an int8 block
 constexpr int kMaxTileRows = 7;       // of the image, under a tile
-constexpr int kMaxTileColumns = 11;   // of the image, under a tile
+constexpr int kMaxTileColumns = 12;   // of the image, under a tile
 constexpr int kMaxColumns = 36;       // of the image, under a strip of an int8 kernel at a time
 constexpr int kMaxColumnBytes = 512;  // of one of them in the kernel's buffer
 

@@ -148,7 +148,7 @@ Workspace workspace_of(const Call& c) {
   };
   const size_t pixel = static_cast<size_t>(c.pixel_bytes()), padded = static_cast<size_t>(c.cut.count) * static_cast<size_t>(c.cut.block) * 4;
   const int64_t taps = round_up(g.kh * g.kw, int64_t{4});
-  w.pointers = std::max<int64_t>(2 * kMaxTileRows * kMaxTileColumns, std::min(kGeneralColumns, g.ow) * taps);
+  w.pointers = std::max<int64_t>(kMaxTileRows * kMaxTileColumns, std::min(kGeneralColumns, g.ow) * taps);
   w.pad = section(pixel + kMaxBlock * 4);
   if (c.s8) {
     // Rows that don't exist, and the ends of those whose last blocks can't be loaded where they lie.

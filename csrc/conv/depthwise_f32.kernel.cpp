@@ -1,7 +1,8 @@
 // float32 depthwise, NHWC: a vector is VL channels of one pixel, and each pixel that is loaded serves all outputs of the tile that it lies under.
 //
 // Each output is one sum that takes its taps in order, row by row. Tile of 3x3: 1 x 4 outputs with AVX2 (4 sums, 9 weights, a pixel: 14 of 16
-// registers), 2 x 4 with AVX-512 (18 of 32). 36 multiply-adds for 18 loads: the multiplier is the bound while x is in the near caches.
+// registers), 2 x 4 with AVX-512 (18 of 32); of 5x5 1 x 8 outputs. 36 multiply-adds for 18 loads: the multiplier is the bound while x is in the near
+// caches.
 #include "conv/depthwise.h"
 #include "simd/simd.h"
 
@@ -9,8 +10,9 @@ namespace pc {
 namespace PC_NS {
 namespace {
 
-constexpr int kColumns = 4;
-[[maybe_unused]] constexpr bool in_registers(int k) { return k * k + kColumns + 2 <= (VL == 16 ? 32 : 16); }
+// 5x5 holds the weights of one row of taps at a time: 8 sums hide the latency of their products, 4 don't.
+[[maybe_unused]] constexpr bool in_registers(int k) { return k == 3; }
+[[maybe_unused]] constexpr int columns_of(int k, int stride) { return k == 5 && stride == 1 ? 8 : 4; }
 
 struct LastStep {
   vf bias, low, high;
@@ -34,17 +36,17 @@ template <bool Full> PC_INLINE void store(char* p, vf x, int n) {
 
 template <int K, int S, int R, bool Full, class Pixel, class Weight>
 PC_INLINE void tile(const DepthwiseF32Tile& t, const LastStep& last, char* y, int columns, Pixel pixel, Weight weight) {
-  constexpr int WIDE = (kColumns - 1) * S + K;
-  vf acc[R][kColumns];
+  constexpr int C = columns_of(K, S), WIDE = (C - 1) * S + K;
+  vf acc[R][C];
   PC_UNROLL for (int r = 0; r < R; ++r)
-    PC_UNROLL for (int j = 0; j < kColumns; ++j) acc[r][j] = vf_zero();
+    PC_UNROLL for (int j = 0; j < C; ++j) acc[r][j] = vf_zero();
   PC_UNROLL for (int row = 0; row < (R - 1) * S + K; ++row)
     PC_UNROLL for (int i = 0; i < WIDE; ++i) {
       const vf x = load<Full>(pixel(row, i), t.channels);
       PC_UNROLL for (int r = 0; r < R; ++r) {
         const int ky = row - S * r;
         if (ky < 0 || ky >= K) continue;
-        PC_UNROLL for (int j = 0; j < kColumns; ++j) {
+        PC_UNROLL for (int j = 0; j < C; ++j) {
           const int kx = i - S * j;
           if (kx < 0 || kx >= K) continue;
           acc[r][j] = vf_muladd(x, weight(ky * K + kx), acc[r][j]);
@@ -53,7 +55,7 @@ PC_INLINE void tile(const DepthwiseF32Tile& t, const LastStep& last, char* y, in
       }
     }
   PC_UNROLL for (int r = 0; r < R; ++r)
-    PC_UNROLL for (int j = 0; j < kColumns; ++j)
+    PC_UNROLL for (int j = 0; j < C; ++j)
       if (j < columns) store<Full>(y + r * t.y_row + j * t.y_pixel, last(acc[r][j]), t.channels);
 }
 
@@ -69,15 +71,15 @@ template <int K, int S, int R, bool Full> PC_INLINE void strip_of(const Depthwis
   char* y = t.y;
   for (int64_t n = t.count; n > 0; --n) {
     tile<K, S, R, Full>(
-        t, last, y, kColumns, [&](int row, int i) __attribute__((always_inline)) { return x[row] + i * c; },
+        t, last, y, columns_of(K, S), [&](int row, int i) __attribute__((always_inline)) { return x[row] + i * c; },
         [&](int i) __attribute__((always_inline)) { return in_registers(K) ? held[in_registers(K) ? i : 0] : vf_load(w + i * VL); });
-    PC_UNROLL for (int r = 0; r < ROWS; ++r) x[r] += kColumns * S * c;
-    y += kColumns * t.y_pixel;
+    PC_UNROLL for (int r = 0; r < ROWS; ++r) x[r] += columns_of(K, S) * S * c;
+    y += columns_of(K, S) * t.y_pixel;
   }
 }
 
 template <int K, int S, int R, bool Full> PC_INLINE void edge_of(const DepthwiseF32Tile& t) {
-  constexpr int WIDE = (kColumns - 1) * S + K;
+  constexpr int C = columns_of(K, S), WIDE = (C - 1) * S + K;
   const LastStep last(t);
   const float* w = (const float*)t.w;
   tile<K, S, R, Full>(
@@ -135,7 +137,7 @@ void taps(const DepthwiseF32Tile& given) {
   });
 }
 
-template <int K, int S, int R> constexpr DepthwiseF32Shape shape() { return {K, S, R, kColumns, strip<K, S, R>, edge<K, S, R>, edge<K, S, 1>}; }
+template <int K, int S, int R> constexpr DepthwiseF32Shape shape() { return {K, S, R, columns_of(K, S), strip<K, S, R>, edge<K, S, R>, edge<K, S, 1>}; }
 
 [[maybe_unused]] constexpr int kRows = VL == 16 ? 2 : 1;
 
@@ -148,7 +150,7 @@ constexpr DepthwiseF32Kernel depthwise_f32 = {
 #if defined(PC_ISA_SCALAR) || defined(PC_SIMDE)  // one lane gains nothing by tiles, and over SIMDe they compile too long
     {},
 #else
-    {shape<3, 1, kRows>(), shape<3, 2, 1>(), shape<5, 1, 1>(), shape<5, 2, 1>()},
+    {shape<3, 1, kRows>(), shape<3, 2, kRows>(), shape<5, 1, 1>(), shape<5, 2, 1>()},
 #endif
     taps};
 

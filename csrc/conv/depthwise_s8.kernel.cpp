@@ -11,7 +11,7 @@
 // which no kind of port has more than half, and 9 loads.
 //
 // Interleaving within quarters of a vector puts channel 16 l + 4 q + e into lane 4 l + e of vector q, and packing to bytes, also within quarters,
-// puts it back. Registers of a tile: R x C sums, and as many results that wait to be packed; with 256 bits C is 2 instead of 4.
+// puts it back. Registers of a tile: R x C sums, and as many results that wait to be packed. C is 4 where the columns under it fit beside them.
 #include "conv/bytes.h"
 #include "conv/depthwise_order.h"
 
@@ -112,8 +112,8 @@ constexpr int index_of(int k, Variant wanted) {
 
 // What follows from a kernel's size and stride.
 template <int K, int S> struct Form {
-  static constexpr int C = VL == 16 && !(K == 5 && S == 2) ? 4 : 2;     // outputs of a tile
-  static constexpr int ROWS = (R - 1) * S + K, WIDE = (C - 1) * S + K;  // pixels under it
+  static constexpr int C = K == 3 || (VL == 16 && S == 1) ? 4 : 2;  // outputs of a tile
+  static constexpr int ROWS = (R - 1) * S + K;                      // of x under it
   static constexpr int STEP = step_of(K, S), GROUPS = (ROWS - G + STEP - 1) / STEP + 1, PAIRS = (ROWS + 1) / 2;
   static constexpr int COLUMN = GROUPS * 4 * BLOCK;                    // bytes of a column in the buffer
   static constexpr int OUTPUTS = ((kMaxColumns - K) / S + 1) / C * C;  // at a time
@@ -259,14 +259,14 @@ struct Place {
 // ---- a tile
 
 // What group g adds to vector q of the sums of row r, if it is use u of that row.
-template <int K, int S, int g, int r, int u> PC_INLINE void add(const vi* x, const uint8_t* w, int q, vi* acc) {
+template <int K, int S, int C, int g, int r, int u> PC_INLINE void add(const vi* x, const uint8_t* w, int q, vi* acc) {
   using F = Form<K, S>;
   constexpr Use use = use_of(K, S, r, u);
   if constexpr (use.variant.from < K && use.group == g) {
     constexpr int variant = index_of(K, use.variant);
     for_ints<0, K>([&](auto kx) INLINE_BODY {
       const vi weight = vi_load((const int32_t*)(w + ((kx * F::VARIANTS + variant) * 4 + q) * BLOCK));
-      for_ints<0, F::C>([&](auto j) INLINE_BODY {
+      for_ints<0, C>([&](auto j) INLINE_BODY {
         acc[j] = dot(acc[j], x[S * j + decltype(kx)::value], weight);
         pin(acc[j]);
       });
@@ -275,56 +275,58 @@ template <int K, int S, int g, int r, int u> PC_INLINE void add(const vi* x, con
 }
 
 // Sums of vector q of R x C outputs.
-template <int K, int S> PC_INLINE void sums(const char* columns, const uint8_t* w, const int32_t* start, int q, vi (&acc)[R][Form<K, S>::C]) {
+template <int K, int S, int C> PC_INLINE void sums(const char* columns, const uint8_t* w, const int32_t* start, int q, vi (&acc)[R][C]) {
   using F = Form<K, S>;
   const vi first = vi_load(start + q * VL);
-  for_ints<0, R>([&](auto r) INLINE_BODY { for_ints<0, F::C>([&](auto j) INLINE_BODY { acc[decltype(r)::value][j] = first; }); });
+  for_ints<0, R>([&](auto r) INLINE_BODY { for_ints<0, C>([&](auto j) INLINE_BODY { acc[decltype(r)::value][j] = first; }); });
   for_ints<0, F::GROUPS>([&](auto g) INLINE_BODY {
-    vi x[F::WIDE];
-    for_ints<0, F::WIDE>([&](auto i)
-                             INLINE_BODY { x[i] = vi_load((const int32_t*)(columns + i * F::COLUMN + (decltype(g)::value * 4 + q) * BLOCK)); });
+    constexpr int WIDE = (C - 1) * S + K;
+    vi x[WIDE];
+    for_ints<0, WIDE>([&](auto i) INLINE_BODY { x[i] = vi_load((const int32_t*)(columns + i * F::COLUMN + (decltype(g)::value * 4 + q) * BLOCK)); });
     for_ints<0, R>([&](auto r) INLINE_BODY {
       for_ints<0, kMaxUses>(
-          [&](auto u) INLINE_BODY { add<K, S, decltype(g)::value, decltype(r)::value, decltype(u)::value>(x, w, q, acc[decltype(r)::value]); });
+          [&](auto u) INLINE_BODY { add<K, S, C, decltype(g)::value, decltype(r)::value, decltype(u)::value>(x, w, q, acc[decltype(r)::value]); });
     });
   });
 }
 
 // body(r, j) for each output of a tile.
-template <int K, int S, class Each> PC_INLINE void for_outputs(Each each) {
-  using F = Form<K, S>;
-  for_ints<0, R>([&](auto r) INLINE_BODY { for_ints<0, F::C>([&](auto j) INLINE_BODY { each((int)decltype(r)::value, (int)decltype(j)::value); }); });
+template <int C, class Each> PC_INLINE void for_outputs(Each each) {
+  for_ints<0, R>([&](auto r) INLINE_BODY { for_ints<0, C>([&](auto j) INLINE_BODY { each((int)decltype(r)::value, (int)decltype(j)::value); }); });
 }
 
-// Outputs [0, count) of a strip, from the columns under them.
-template <int K, int S> void multiply(const DepthwiseS8Tile& t, const char* columns, int64_t count, char* y, int32_t* raw) {
+// Outputs [0, count) of a strip, from the columns under them; the last in tiles of half the width, where that is enough.
+template <int K, int S, int C> void multiply(const DepthwiseS8Tile& t, const char* columns, int64_t count, char* y, int32_t* raw) {
   using F = Form<K, S>;
   const Requantize requantize(t);
   const Place place(t, R);
   const uint8_t* w = (const uint8_t*)t.w;
-  for (; count > 0; count -= F::C, columns += F::C * S * F::COLUMN, y += F::C * t.y_pixel, raw += F::C * BLOCK) {
-    vi words[2][R][F::C];
+  for (; count > (C == 4 ? 2 : 0); count -= C, columns += C * S * F::COLUMN, y += C * t.y_pixel, raw = raw ? raw + C * BLOCK : nullptr) {
+    vi words[2][R][C];
     for_ints<0, 2>([&](auto h) INLINE_BODY {
-      vi a[R][F::C], b[R][F::C];
+      vi a[R][C], b[R][C];
       const vf* mult = (const vf*)t.mult;
-      sums<K, S>(columns, w, t.start, 2 * h, a);
-      if (!t.raw) for_outputs<K, S>([&](int r, int j) INLINE_BODY { a[r][j] = requantize.levels(a[r][j], mult[2 * decltype(h)::value]); });
-      sums<K, S>(columns, w, t.start, 2 * h + 1, b);
+      sums<K, S, C>(columns, w, t.start, 2 * h, a);
+      if (!t.raw) for_outputs<C>([&](int r, int j) INLINE_BODY { a[r][j] = requantize.levels(a[r][j], mult[2 * decltype(h)::value]); });
+      sums<K, S, C>(columns, w, t.start, 2 * h + 1, b);
       if (t.raw)
-        for_outputs<K, S>([&](int r, int j) INLINE_BODY {
+        for_outputs<C>([&](int r, int j) INLINE_BODY {
           place.store_raw(raw, r, j, a[r][j], 2 * decltype(h)::value);
           place.store_raw(raw, r, j, b[r][j], 2 * decltype(h)::value + 1);
           words[decltype(h)::value][r][j] = vi_zero();
         });
       else
-        for_outputs<K, S>([&](int r, int j) INLINE_BODY {
+        for_outputs<C>([&](int r, int j) INLINE_BODY {
           words[decltype(h)::value][r][j] = requantize.words(a[r][j], requantize.levels(b[r][j], mult[2 * decltype(h)::value + 1]));
         });
     });
     if (t.raw) continue;
-    for_outputs<K, S>([&](int r, int j) INLINE_BODY {
+    for_outputs<C>([&](int r, int j) INLINE_BODY {
       if (j < count) place.store(y, r, j, requantize.bytes(words[0][r][j], words[1][r][j]));
     });
+  }
+  if constexpr (C == 4) {
+    if (count > 0) multiply<K, S, 2>(t, columns, count, y, raw);
   }
 }
 
@@ -350,7 +352,7 @@ template <int K, int S, bool Dual, bool Signed> void strip(const DepthwiseS8Tile
     t.y += first * t.y_pixel;
     for_blocks(t, [&](const DepthwiseS8Tile& block) INLINE_BODY {
       gather<K, S, Dual, Signed>(block, column, column + columns, t.buffer);
-      multiply<K, S>(block, t.buffer, count, block.y, t.raw ? t.raw + first * BLOCK : nullptr);
+      multiply<K, S, F::C>(block, t.buffer, count, block.y, t.raw ? t.raw + first * BLOCK : nullptr);
     });
   }
 }
