@@ -43,7 +43,11 @@
 #define PC_INLINE_MEMBER inline __attribute__((always_inline))
 #define PC_NOINLINE static __attribute__((noinline))
 #define PC_UNROLL _Pragma("GCC unroll 16")
+#if defined(__clang__)  // takes an odd iteration out before the loop, and then spills in it
+#define PC_UNROLL_2 _Pragma("GCC unroll 1")
+#else
 #define PC_UNROLL_2 _Pragma("GCC unroll 2")
+#endif
 #else
 #define PC_INLINE static __forceinline
 #define PC_INLINE_MEMBER __forceinline
