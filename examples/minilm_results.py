@@ -145,7 +145,8 @@ class Bench:
         order = np.random.default_rng(2).permutation(len(self.train))
         calibration = set(self.part(CALIBRATION, 1).tolist())
         order = np.array([i for i in order if i not in calibration])
-        learnt, judged = order[:SEARCH_TRAIN], order[SEARCH_TRAIN : SEARCH_TRAIN + SEARCH_TEST]
+        cut = min(SEARCH_TRAIN, len(order) // 2)
+        learnt, judged = order[:cut], order[cut : cut + SEARCH_TEST]
 
         def accuracy(encoder: minilm.Encoder) -> float:
             a, b = (self.embed(encoder, [self.train[i] for i in part], step) for part in (learnt, judged))
