@@ -212,6 +212,11 @@ class QuantizedLayer(nn.Module):
         return (level.clamp(low, high) - z_y) * s_y
 
     def forward(self, x: Tensor) -> Tensor:
+        if isinstance(self.norm, nn.BatchNorm1d) and x.ndim != 2:
+            raise ValueError(
+                f"x of a Linear with a BatchNorm1d has shape {tuple(x.shape)}, wanted 2-D: "
+                "of others the norm is of another axis; skip the layer"
+            )
         norm = self.norm
         statistics = norm is not None and norm.training
         if statistics:

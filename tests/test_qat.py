@@ -219,3 +219,9 @@ def test_errors():
 
     with pytest.raises(ValueError, match=r"torch\.fx cannot trace Branch"):
         qat.prepare(Branch(), x)
+
+
+def test_a_norm_of_another_axis_is_refused():
+    model = nn.Sequential(nn.Linear(4, 6), nn.BatchNorm1d(5), nn.Linear(6, 3))
+    with pytest.raises(ValueError, match=r"shape \(2, 5, 4\), wanted 2-D"):
+        qat.prepare(model, torch.randn(2, 5, 4))
