@@ -255,6 +255,15 @@ def test_separable_float32(way, rng):
         same_bits(pc.separable_conv2d(x, depthwise, int8, mid_qparams=mid), pc.conv2d(first, int8, x_qparams=mid))
 
 
+def test_separable_bands_in_the_padding(rng):
+    x = random_bytes(rng, np.uint8, 1, 2, 1500, 40)
+    depthwise = pc.DepthwiseWeight.from_float(rng.standard_normal((40, 1, 3, 3)).astype(f32))
+    pointwise = pc.Int8Weight.from_float(rng.standard_normal((8, 40)).astype(f32))
+    mid = {"x_qparams": (0.03, 7), "padding": (30, 1, 30, 1)}
+    wanted = pc.conv2d(pc.depthwise_conv2d(x, depthwise, y_qparams=(0.5, 10), **mid), pointwise, x_qparams=(0.5, 10))
+    same_bits(pc.separable_conv2d(x, depthwise, pointwise, mid_qparams=(0.5, 10), **mid), wanted)
+
+
 # ---- ONNX
 
 

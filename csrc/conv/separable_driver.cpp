@@ -2,14 +2,12 @@
 // that of whichever family packed the pointwise weight.
 #include <cstring>
 
+#include "conv/bands.h"
 #include "conv/geometry.h"
 #include "core/partition.h"
 
 namespace pc {
 namespace {
-
-constexpr int64_t kBandBytes = 128 * 1024;  // of the rows that wait for their product
-constexpr int64_t kLeastRows = 2;           // in a band: those of a depthwise tile
 
 // The pointwise product, by what its packed weight begins with.
 struct Pointwise {
@@ -119,22 +117,9 @@ struct Call {
   pc_conv_desc d;
   Geometry g{};
   Pointwise pointwise;
-  int64_t rows, bands;                    // of a band, and of an image
+  Bands bands{};
   size_t depthwise_bytes, product_bytes;  // of workspace
   size_t mid_at, part;                    // both begin a part's workspace, one after the other; then the rows that wait
-
-  // Rows [begin, end) of an image's result as a convolution of the rows of x that they need, in values from the beginning of x.
-  pc_conv_desc band(int64_t image, int64_t begin, int64_t end, int64_t* x_offset) const {
-    pc_conv_desc b = d;
-    const int64_t first = begin * g.sh - g.top, last = (end - 1) * g.sh - g.top + (g.kh - 1) * g.dh;  // of the rows that are read
-    const int64_t top = std::clamp<int64_t>(first, 0, g.height), bottom = std::clamp<int64_t>(last + 1, top, g.height);
-    b.batch = 1;
-    b.height = bottom - top;
-    b.pad_top = std::max<int64_t>(0, top - first);
-    b.pad_bottom = std::max<int64_t>(0, last + 1 - first - b.pad_top - b.height);
-    *x_offset = (image * g.height + top) * g.width * g.channels;
-    return b;
-  }
 };
 
 pc_status open(const pc_separable_desc* desc, const void* depthwise, size_t depthwise_bytes, const void* pointwise, size_t pointwise_bytes,
@@ -143,32 +128,30 @@ pc_status open(const pc_separable_desc* desc, const void* depthwise, size_t dept
   PC_CHECK(desc->size == sizeof *desc, PC_ERROR_STRUCT, "desc->size is %zu, wanted %zu", desc->size, sizeof *desc);
   PC_CHECK(desc->outputs >= 0, PC_ERROR_SHAPE, "outputs are %lld, wanted at least 0", ll(desc->outputs));
   PC_TRY(geometry_of(&desc->depthwise, &c->g));
+  const Geometry& g = c->g;
   c->d = desc->depthwise;
+  c->d.stride_height = g.sh;  // with the defaults filled in
+  c->d.dilation_height = g.dh;
   c->pointwise.packed = pointwise;
   c->pointwise.bytes = pointwise_bytes;
   PC_TRY(c->pointwise.open(*desc));
-  const Geometry& g = c->g;
   size_t y_bytes;
   PC_CHECK(multiply(static_cast<size_t>(g.pixels()), 4, &y_bytes) && multiply(y_bytes, static_cast<size_t>(desc->outputs), &y_bytes) &&
                y_bytes <= PTRDIFF_MAX,
            PC_ERROR_OVERFLOW, "y [%lld, %lld, %lld, %lld] is larger than memory", ll(g.batch), ll(g.oh), ll(g.ow), ll(desc->outputs));
-  // Few bands: each begins by reading anew the rows that it shares with the one before. All threads have some.
-  const int64_t row = g.ow * g.outputs * static_cast<int64_t>(size_of(c->d.y_type)),
-                most = std::max<int64_t>(1, kBandBytes / std::max<int64_t>(row, 1));
-  const int64_t bands = std::min(g.oh, std::max(divide_up(g.oh, most), divide_up(int64_t{nth}, std::max<int64_t>(g.batch, 1))));
-  c->rows = divide_up(divide_up(g.oh, bands), kLeastRows) * kLeastRows;
-  c->bands = divide_up(g.oh, c->rows);
-  for (const int64_t count : {std::min(c->rows, g.oh), g.oh - (c->bands - 1) * c->rows}) {
+  const int64_t row = g.ow * g.outputs * static_cast<int64_t>(size_of(c->d.y_type));
+  c->bands = bands_of(g.batch, g.oh, row, nth);
+  for (const int64_t count : {std::min(c->bands.rows, g.oh), g.oh - (c->bands.count - 1) * c->bands.rows}) {
     size_t bytes;
     int64_t offset;
-    const pc_conv_desc band = c->band(0, 0, count, &offset);
+    const pc_conv_desc band = band_of(c->d, 0, 0, count, &offset);
     PC_TRY(pc_depthwise_workspace_size(&band, depthwise, depthwise_bytes, 1, &bytes));
     c->depthwise_bytes = std::max(c->depthwise_bytes, bytes);
     PC_TRY(c->pointwise.workspace_size(count * g.ow, &bytes));
     c->product_bytes = std::max(c->product_bytes, bytes);
   }
   c->mid_at = round_up(std::max(c->depthwise_bytes, c->product_bytes), kAlignment);
-  c->part = c->mid_at + round_up(static_cast<size_t>(std::min(c->rows, g.oh) * row), kAlignment);
+  c->part = c->mid_at + round_up(static_cast<size_t>(std::min(c->bands.rows, g.oh) * row), kAlignment);
   return PC_OK;
 }
 
@@ -210,11 +193,11 @@ pc_status pc_separable_run(const pc_separable_desc* desc, const void* depthwise,
            workspace_bytes, needed);
   if (!g.pixels()) return PC_OK;
   char* mine = static_cast<char*>(workspace) + static_cast<size_t>(ith) * c.part;
-  const Range range = part_of(g.batch * c.bands, 1, ith, nth);
+  const Range range = part_of(g.batch * c.bands.count, 1, ith, nth);
   for (int64_t i = range.begin; i < range.end; ++i) {
-    const int64_t image = i / c.bands, begin = i % c.bands * c.rows, end = std::min(g.oh, begin + c.rows);
+    const int64_t image = i / c.bands.count, begin = i % c.bands.count * c.bands.rows, end = std::min(g.oh, begin + c.bands.rows);
     int64_t offset;
-    const pc_conv_desc band = c.band(image, begin, end, &offset);
+    const pc_conv_desc band = band_of(c.d, image, begin, end, &offset);
     PC_TRY(pc_depthwise_run(&band, depthwise, depthwise_bytes, static_cast<const char*>(x) + offset * x_size, mine + c.mid_at, mine, c.mid_at, 0, 1));
     char* to = static_cast<char*>(y) + (image * g.oh + begin) * g.ow * desc->outputs * y_size;
     PC_TRY(c.pointwise.run((end - begin) * g.ow, mine + c.mid_at, to, mine, c.mid_at));

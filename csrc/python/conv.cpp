@@ -4,6 +4,7 @@
 #include <cstring>
 #include <memory>
 
+#include "conv/bands.h"
 #include "core/partition.h"
 #include "native.h"
 
@@ -377,32 +378,15 @@ py::object conv_fast(py::handle x, py::handle weight, py::handle bias, py::handl
 
 // ---- depthwise and pointwise, fused
 
-// Rows [begin, end) of a result as a convolution of the rows of x that they need, in bytes from the beginning of x.
-pc_conv_desc band_of(const pc_conv_desc& whole, int64_t image, int64_t begin, int64_t end, int64_t* x_offset) {
-  pc_conv_desc d = whole;
-  const int64_t first = begin * d.stride_height - d.pad_top;
-  const int64_t last = (end - 1) * d.stride_height - d.pad_top + (d.kernel_height - 1) * d.dilation_height;  // the last row that is read
-  const int64_t top = std::clamp<int64_t>(first, 0, d.height), bottom = std::clamp<int64_t>(last + 1, top, d.height);
-  d.batch = 1;
-  d.height = bottom - top;
-  d.pad_top = std::max<int64_t>(0, top - first);
-  d.pad_bottom = last + 1 - first - d.pad_top - d.height;
-  *x_offset = (image * whole.height + top) * d.width * d.channels * size_of(d.x_type);
-  return d;
-}
-
 // A few rows of what lies between at a time: they are multiplied while they are in L2. `call` is the pointwise product.
 void run_separable(const pc_conv_desc& d, const DepthwisePacked& depthwise, const Packed& pointwise, LinearCall call, const void* x, void* out) {
-  constexpr int64_t kBandBytes = 512 * 1024;  // in L2, where they cost nothing; smaller bands lose more by what each begins with
   int64_t oh, ow;
   check(pc_conv_output_size(&d, &oh, &ow));
   const int64_t mid = ow * d.outputs * size_of(d.y_type), y = ow * pointwise.n * size_of(call.y_type);
   const double worth = depthwise.threads_worth(d.batch * oh * ow * d.outputs) + pointwise.threads_worth(d.batch * oh * ow);
   const int32_t nth = threads_for(worth, call.threads);
-  // Few bands: each begins by reading anew the rows that it shares with the one before, and by preparing the last steps.
-  const int64_t most = std::max<int64_t>(1, kBandBytes / std::max<int64_t>(mid, 1));
-  const int64_t bands_of_image = std::min(oh, std::max(divide_up(oh, most), divide_up(int64_t{nth}, d.batch)));
-  const int64_t rows = divide_up(divide_up(oh, bands_of_image), int64_t{2}) * 2, bands = divide_up(oh, rows);
+  const Bands cut = bands_of(d.batch, oh, mid, nth);
+  const int64_t rows = cut.rows, bands = cut.count;
   size_t depthwise_bytes = 0;
   for (const int64_t count : {std::min(rows, oh), oh - (bands - 1) * rows}) {
     size_t bytes;
@@ -422,8 +406,8 @@ void run_separable(const pc_conv_desc& d, const DepthwisePacked& depthwise, cons
       const int64_t image = i / bands, begin = i % bands * rows, end = std::min(oh, begin + rows);
       int64_t offset;
       const pc_conv_desc band = band_of(d, image, begin, end, &offset);
-      PC_TRY(pc_depthwise_run(&band, depthwise.memory.get(), depthwise.memory.size(), static_cast<const char*>(x) + offset, mine + at_mid, mine,
-                              depthwise_bytes, 0, 1));
+      PC_TRY(pc_depthwise_run(&band, depthwise.memory.get(), depthwise.memory.size(), static_cast<const char*>(x) + offset * size_of(d.x_type),
+                              mine + at_mid, mine, depthwise_bytes, 0, 1));
       LinearCall c = call;
       c.m = (end - begin) * ow;
       c.x = mine + at_mid;
