@@ -62,20 +62,6 @@ struct DepthwiseS8Shape {
 
 constexpr int kDepthwiseShapes = 4;
 
-// The multipliers and starts of `count` channels, as docs/exactness.md defines the last step.
-struct DepthwiseLastStep {
-  const float* scale;
-  const int32_t* sum;  // of the taps
-  const float* bias;   // or nullptr
-  int64_t count;
-  float x_scale, y_scale;  // y_scale 1: mult is the scale of the sums
-  int32_t x_zero_point;
-  float most;  // |sums| are at most that
-  float* mult;
-  int32_t* bias_q;
-  int32_t* start;  // - x_zero_point * sum + bias_q, wrapping
-};
-
 struct DepthwiseS8Kernel {
   const char* name;
   int block, group;                           // channels; taps of one lane
@@ -87,8 +73,6 @@ struct DepthwiseS8Kernel {
   void (*pack_block)(const int8_t* w, int channels, bool dual, int64_t kh, int64_t kw, void* block);
   // 4-byte values of a block's channels in the kernel's order: n from `natural`, zeros behind them. Dual blocks hold them twice.
   void (*order)(const void* natural, int n, bool dual, void* ordered);
-  // False when a mult is not finite or a bias can't be quantized. *safe: no sum with its bias leaves int32, nor does it times mult.
-  bool (*last_step)(const DepthwiseLastStep& p, bool* safe);
   // Sums [count][ldx] as results, by the last step of gemm_s8; of the tile's fields those after `rest`, and x_scale.
   void (*finish[3])(const S8Tile& t, const int32_t* sums, ptrdiff_t ldx, int64_t count);  // to int32, float32, uint8 and int8
 };

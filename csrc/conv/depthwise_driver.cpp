@@ -552,7 +552,7 @@ class Part {
     const pc_conv_desc& d = c_.d;
     const DepthwiseS8Kernel& kernel = *c_.w.kernels->depthwise_s8;
     const int64_t first = blocks.begin * c_.cut.block, count = std::min(g_.outputs, blocks.end * c_.cut.block) - first;
-    DepthwiseLastStep p{};
+    Requantization p{};
     p.scale = c_.w.scale + first;
     p.sum = c_.w.sum + first;
     p.bias = to_q8_ && d.bias ? d.bias + first : nullptr;
@@ -565,7 +565,7 @@ class Part {
     p.bias_q = ints(layout_.bias_q) + first;
     p.start = ints(layout_.start) + first;
     bool safe = false;
-    const bool ok = kernel.last_step(p, &safe);
+    const bool ok = c_.w.kernels->quant->requantization(p, &safe);
     if (to_q8_ && !ok) return what_is_not_finite(first, count, p);
     fast_ = safe && to_q8_ && !is_curve(d.activation);
     for (int64_t i = 0; i < count; ++i) {
@@ -583,7 +583,7 @@ class Part {
     return PC_OK;
   }
 
-  pc_status what_is_not_finite(int64_t first, int64_t count, const DepthwiseLastStep& p) const {
+  pc_status what_is_not_finite(int64_t first, int64_t count, const Requantization& p) const {
     for (int64_t i = 0; i < count; ++i) {
       PC_CHECK(!p.bias || std::isfinite(p.bias[i]), PC_ERROR_NONFINITE, "bias[%lld] is %g and can't be quantized", ll(first + i),
                static_cast<double>(p.bias[i]));

@@ -477,7 +477,6 @@ constexpr DepthwiseS8Kernel depthwise_s8 = {"depthwise_s8/" PC_ISA_NAME,
                                             taps_offset,
                                             pack_block,
                                             order,
-                                            last_step_of,
                                             {finish<ToS32>, finish<ToF32>, finish<ToQ8>}};
 
 }  // namespace PC_NS

@@ -8,7 +8,6 @@
 #include <cmath>
 #include <cstring>
 
-#include "conv/depthwise.h"
 #include "core/partition.h"
 #include "gemm/last_step.h"
 #include "gemm/quantized.h"
@@ -170,7 +169,7 @@ bool prepare_plain(const Call& call, int columns, Panel* panel) {
   const pc_gemm_s8_desc& d = call.d;
   S8Tile* t = &panel->tile;
   if (d.w_zero_points || call.w.header->w_unsigned || !has_one_zero_point(d)) return false;
-  DepthwiseLastStep p{};  // the same as after a depthwise convolution
+  Requantization p{};
   p.scale = call.w.scale + panel->n0;
   p.sum = t->w_sum;
   p.bias = d.bias ? d.bias + panel->n0 : nullptr;
@@ -183,7 +182,7 @@ bool prepare_plain(const Call& call, int columns, Panel* panel) {
   p.bias_q = panel->bias_q;
   p.start = panel->start;
   bool safe = false;
-  if (!call.w.kernels->depthwise_s8->last_step(p, &safe) || !safe) return false;
+  if (!call.w.kernels->quant->requantization(p, &safe) || !safe) return false;
   for (int i = columns; i < call.w.header->nr; ++i) panel->scale[i] = 0, panel->start[i] = 0;
   t->scale = panel->scale;
   t->start = panel->start;

@@ -13,6 +13,20 @@ struct FloatSpan {
   int64_t ld, rows, count;
 };
 
+// The multipliers and starts of `count` outputs of an integer product, as docs/exactness.md defines its last step.
+struct Requantization {
+  const float* scale;  // of the weight
+  const int32_t* sum;  // of the weight's values
+  const float* bias;   // or nullptr
+  int64_t count;
+  float x_scale, y_scale;  // y_scale 1: mult is the scale of the sums
+  int32_t x_zero_point;
+  float most;  // |sums| are at most that
+  float* mult;
+  int32_t* bias_q;
+  int32_t* start;  // - x_zero_point * sum + bias_q, wrapping
+};
+
 struct QuantKernel {
   const char* name;
   // Range of x[count] with 0 included; false when x holds NaN or infinity.
@@ -34,6 +48,8 @@ struct QuantKernel {
   void (*dequantize_u8)(const uint8_t* x, int64_t count, float scale, int32_t zero_point, float* y);
   void (*dequantize_s8)(const int8_t* x, int64_t count, float scale, int32_t zero_point, float* y);
   void (*dequantize_s32)(const int32_t* x, int64_t count, float scale, int32_t zero_point, float* y);
+  // False when a mult is not finite or a bias can't be quantized. *safe: no sum with its bias leaves int32, nor does it times mult.
+  bool (*requantization)(const Requantization& r, bool* safe);
 };
 
 struct ActivationKernel {
