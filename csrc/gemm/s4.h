@@ -22,17 +22,17 @@ PC_INLINE vi load(const void* p) { return vi_load((const int32_t*)p); }
 PC_INLINE int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
 
 // The sums of a group, as vi_parts.
-PC_INLINE vi sum_parts(const char* p, bool is_short, int v) {
-  return is_short ? vi_load_u16((const uint16_t*)p + v * VL) : vi_parts(load(p + v * VL * 4));
+PC_INLINE vi sum_parts(const char* p, int64_t sum_bytes, int v) {
+  return sum_bytes == 2 ? vi_load_u16((const uint16_t*)p + v * VL) : vi_parts(load(p + v * VL * 4));
 }
 
 void expand(const char* panel, int64_t chunks, int64_t group_chunks, char* out) {
   const vi eight = vi_set1_8(8);
-  const bool is_short = s4_sum_bytes(group_chunks) == 2;
+  const int64_t sum_bytes = s4_sum_bytes(group_chunks);
   for (int64_t left = chunks; left > 0; left -= group_chunks) {
     memcpy(out, panel, NR * 4);
-  PC_UNROLL for (int v = 0; v < NV; ++v) vi_store((int32_t*)(out + NR * 4) + v * VL, sum_parts(panel + NR * 4, is_short, v));
-    panel += NR * (is_short ? 6 : 8);
+  PC_UNROLL for (int v = 0; v < NV; ++v) vi_store((int32_t*)(out + NR * 4) + v * VL, sum_parts(panel + NR * 4, sum_bytes, v));
+    panel += NR * (4 + sum_bytes);
     out += NR * 8;
     for (int64_t c = least(left, group_chunks); c > 0; --c) {
       PC_UNROLL for (int v = 0; v < NV; ++v)
@@ -89,18 +89,18 @@ template <int R> void few(const S4Tile& t) {
   const uint8_t* x = t.x;
   const char* w = t.w;
   const int32_t* x_sum = t.x_sum;
-  const bool is_short = s4_sum_bytes(t.group_chunks) == 2;
+  const int64_t sum_bytes = s4_sum_bytes(t.group_chunks);
   int32_t zero_point[R];
   PC_UNROLL for (int r = 0; r < R; ++r) zero_point[r] = zero_point_parts(t.x_zero_point[r] - 128);
   for (int64_t left = t.chunks; left > 0; left -= t.group_chunks) {
     const float* scale = (const float*)w;
     vi acc[R][NV];
     PC_UNROLL for (int v = 0; v < NV; ++v) {
-      const vi sum = sum_parts(w + NR * 4, is_short, v);
+      const vi sum = sum_parts(w + NR * 4, sum_bytes, v);
       PC_UNROLL for (int r = 0; r < R; ++r) acc[r][v] = vi_add(vi_set1(x_sum[r * t.ld_sum]), vi_madd_16(vi_set1(zero_point[r]), sum));
     }
     ++x_sum;
-    w += NR * (is_short ? 6 : 8);
+    w += NR * (4 + sum_bytes);
     for (int64_t group = least(left, t.group_chunks); group > 0; group -= kFewChunks) {
       const int64_t chunks = least(group, kFewChunks);
       multiply<R>(x, t.ldx, w, chunks, acc);

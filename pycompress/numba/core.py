@@ -1,6 +1,9 @@
 """What the functions of this package share inside compiled code: the C interface, errors, checks of arrays.
 
 Numba's cache looks at a function's own file alone: after a change here, touch the files beside it.
+
+Each family has its own few lines from a descriptor to its C functions, alike but for their names: a function that made
+them would capture the C functions, which Numba pickles otherwise in each process, so that its cache would never hit.
 """
 
 from __future__ import annotations
