@@ -14,10 +14,7 @@ struct Call {
 
 // The product of one group: rows are output pixels, and y is columns [group * n, group * n + n) of the result.
 pc_status open(const pc_conv_desc* desc, int64_t group, int64_t groups, const int32_t* w_zero_points, const void* x, Call* c) {
-  PC_CHECK(desc, PC_ERROR_NULL, "desc is NULL");
-  PC_CHECK(groups >= 1 && group >= 0 && group < groups, PC_ERROR_VALUE, "group is %lld of %lld, wanted 0 <= group < groups", ll(group), ll(groups));
-  PC_CHECK(desc->channels % groups == 0 && desc->outputs % groups == 0, PC_ERROR_SHAPE,
-           "channels and outputs are %lld and %lld, wanted multiples of %lld groups", ll(desc->channels), ll(desc->outputs), ll(groups));
+  PC_TRY(check_groups(desc, group, groups));
   PC_CHECK(desc->x_type == PC_U8 || desc->x_type == PC_S8, PC_ERROR_TYPE, "x_type is %d, wanted PC_U8 or PC_S8", desc->x_type);
   const int64_t channels = desc->channels / groups, n = desc->outputs / groups;
   PC_TRY(c->rows.open(*desc, x, group * channels, channels));

@@ -18,10 +18,7 @@ struct Call {
 };
 
 pc_status open(const pc_conv_desc* desc, int64_t group, int64_t groups, const void* x, Call* c) {
-  PC_CHECK(desc, PC_ERROR_NULL, "desc is NULL");
-  PC_CHECK(groups >= 1 && group >= 0 && group < groups, PC_ERROR_VALUE, "group is %lld of %lld, wanted 0 <= group < groups", ll(group), ll(groups));
-  PC_CHECK(desc->channels % groups == 0 && desc->outputs % groups == 0, PC_ERROR_SHAPE,
-           "channels and outputs are %lld and %lld, wanted multiples of %lld groups", ll(desc->channels), ll(desc->outputs), ll(groups));
+  PC_TRY(check_groups(desc, group, groups));
   PC_CHECK(desc->x_type == PC_F32 && desc->y_type == PC_F32, PC_ERROR_TYPE, "x_type and y_type are %d and %d, wanted PC_F32", desc->x_type,
            desc->y_type);
   const int64_t channels = desc->channels / groups;

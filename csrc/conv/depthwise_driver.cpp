@@ -14,6 +14,7 @@
 #include "conv/geometry.h"
 #include "core/partition.h"
 #include "gemm/last_step.h"
+#include "gemm/quantized.h"
 #include "quant/quant.h"
 
 namespace pc {
@@ -23,20 +24,6 @@ constexpr int64_t kStripBytes = 24 * 1024;  // of x under a strip with all its c
 constexpr int64_t kRawColumns = 16;         // sums that wait for their last step
 constexpr int kMaxBandRows = 2 * kMaxTileRows;
 constexpr int64_t kGeneralColumns = 8;  // outputs at a time whose pixels are given one by one
-
-struct Bounds {
-  int32_t low, high;
-};
-Bounds bounds_of(pc_type type) { return type == PC_S8 ? Bounds{-128, 127} : Bounds{0, 255}; }
-size_t size_of(pc_type type) { return type == PC_F32 || type == PC_S32 ? 4 : 1; }
-bool positive(float x) { return x > 0 && std::isfinite(x); }
-
-int32_t quantized_bound(float value, float scale, int32_t zero_point, Bounds bounds) {
-  const float q = value / scale;
-  if (q >= 512.0f) return bounds.high;
-  if (q <= -512.0f) return bounds.low;
-  return std::clamp(static_cast<int32_t>(std::llrintf(q)) + zero_point, bounds.low, bounds.high);
-}
 
 // A descriptor with what follows from it.
 struct Call {
@@ -51,7 +38,7 @@ struct Call {
   bool is_s8, through_ring;
   float inverse_x_scale;
   float low, high;  // of float32 results
-  Bounds q;         // of quantized results, after the clamp
+  Bounds q;         // of quantized results, after the clamp; of others nothing
 
   int multiplier() const { return static_cast<int>(g.channels ? g.outputs / g.channels : 1); }
   int rows() const { return s8 ? s8->rows * (cut.dual ? 2 : 1) : f32 ? f32->rows : 1; }  // of a band; of a dual block that is one strip
@@ -74,7 +61,7 @@ pc_status check_types(const pc_conv_desc& d, bool s8) {
              d.x_type, d.y_type);
     return PC_OK;
   }
-  PC_CHECK(d.x_type == PC_F32 || d.x_type == PC_U8 || d.x_type == PC_S8, PC_ERROR_TYPE, "x_type is %d, wanted PC_F32, PC_U8 or PC_S8", d.x_type);
+  PC_TRY(check_x_type(d));
   PC_CHECK(d.y_type >= PC_F32 && d.y_type <= PC_S32, PC_ERROR_TYPE, "y_type is %d, wanted PC_F32, PC_U8, PC_S8 or PC_S32", d.y_type);
   if (d.y_type == PC_S32) {
     PC_CHECK(d.x_type != PC_F32, PC_ERROR_TYPE, "y_type is PC_S32, wanted x_type PC_U8 or PC_S8, not PC_F32");
@@ -88,8 +75,6 @@ pc_status check_types(const pc_conv_desc& d, bool s8) {
     PC_CHECK(d.y_zero_point >= y.low && d.y_zero_point <= y.high, PC_ERROR_VALUE, "y_zero_point is %d, wanted %d to %d", d.y_zero_point, y.low,
              y.high);
   }
-  const Bounds x = bounds_of(d.x_type);
-  PC_CHECK(d.x_zero_point >= x.low && d.x_zero_point <= x.high, PC_ERROR_VALUE, "x_zero_point is %d, wanted %d to %d", d.x_zero_point, x.low, x.high);
   return PC_OK;
 }
 

@@ -14,6 +14,14 @@ bool product(std::initializer_list<int64_t> sizes, size_t* bytes) {
 
 }  // namespace
 
+pc_status check_groups(const pc_conv_desc* desc, int64_t group, int64_t groups) {
+  PC_CHECK(desc, PC_ERROR_NULL, "desc is NULL");
+  PC_CHECK(groups >= 1 && group >= 0 && group < groups, PC_ERROR_VALUE, "group is %lld of %lld, wanted 0 <= group < groups", ll(group), ll(groups));
+  PC_CHECK(desc->channels % groups == 0 && desc->outputs % groups == 0, PC_ERROR_SHAPE,
+           "channels and outputs are %lld and %lld, wanted multiples of %lld groups", ll(desc->channels), ll(desc->outputs), ll(groups));
+  return PC_OK;
+}
+
 pc_status geometry_of(const pc_conv_desc* desc, Geometry* g) {
   PC_CHECK(desc, PC_ERROR_NULL, "desc is NULL");
   PC_CHECK(desc->size == sizeof *desc, PC_ERROR_STRUCT, "desc->size is %zu, wanted %zu", desc->size, sizeof *desc);

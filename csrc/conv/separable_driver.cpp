@@ -5,6 +5,7 @@
 #include "conv/bands.h"
 #include "conv/geometry.h"
 #include "core/partition.h"
+#include "gemm/quantized.h"
 
 namespace pc {
 namespace {
@@ -110,8 +111,6 @@ struct Pointwise {
     }
   }
 };
-
-size_t size_of(pc_type type) { return type == PC_F32 || type == PC_S32 ? 4 : 1; }
 
 struct Call {
   pc_conv_desc d;
