@@ -124,6 +124,17 @@ def test_dense_float32(nth, kernel, groups):
     assert lib.pc_conv_f32_run(desc, 0, groups, *at, 64, 0, 1) == lib.PC_ERROR_BUFFER
     assert lib.pc_conv_f32_run(desc, 0, groups, *at[:2], at[3], *at[3:], work.size, 0, 1) == lib.PC_ERROR_OVERLAP
     assert lib.pc_conv_f32_workspace_size(desc, 11, nth, ffi.new("size_t *")) == lib.PC_ERROR_SHAPE
+    # A weight of another shape is refused by every part, by one that has no rows to compute too.
+    wider = sized(lambda size: lib.pc_gemm_f32_pack_size(n, k + 1, size))
+    w = np.zeros((n, k + 1), f32)
+    capi.check(lib.pc_gemm_f32_pack(pointer(w, "float *"), n, k + 1, k + 1, 1, pointer(wider), wider.size))
+    parts = 1000
+    room = sized(lambda size: lib.pc_conv_f32_workspace_size(desc, groups, parts, size))
+    for part in (0, parts - 1):
+        status = lib.pc_conv_f32_run(
+            desc, 0, groups, pointer(wider), wider.size, *at[2:4], pointer(room), room.size, part, parts
+        )
+        assert status == lib.PC_ERROR_SHAPE
 
 
 def packed_pointwise(weight):
@@ -198,7 +209,11 @@ def test_separable(nth, rows, stride, kind):
     second = packed_pointwise(pointwise)
     weights = pointer(first), first.size, pointer(second), second.size
     work = sized(lambda size: lib.pc_separable_workspace_size(desc, *weights, nth, size))
-    y = np.empty_like(wanted)
+    # y ends where x begins, so that a larger y would overlap: a wrong shape is named first all the same.
+    memory = np.empty(wanted.nbytes + x.nbytes, np.uint8)
+    y = memory[: wanted.nbytes].view(wanted.dtype).reshape(wanted.shape)
+    memory[wanted.nbytes :] = x.reshape(-1).view(np.uint8)
+    x = memory[wanted.nbytes :].view(x.dtype)
 
     def run(ith, of, out=y, given=weights, room=work.size):
         return lib.pc_separable_run(desc, *given, pointer(x), pointer(out), pointer(work), room, ith, of)

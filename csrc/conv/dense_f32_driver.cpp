@@ -2,6 +2,7 @@
 // image is that matrix (1 x 1, stride 1, no padding) it is multiplied where it lies.
 #include "conv/im2col.h"
 #include "core/partition.h"
+#include "gemm/f32_packed.h"
 
 namespace pc {
 namespace {
@@ -76,6 +77,8 @@ pc_status pc_conv_f32_run(const pc_conv_desc* desc, int64_t group, int64_t group
   Call c;
   PC_TRY(open(desc, group, groups, x, &c));
   PC_CHECK(bytes > 0, PC_ERROR_BUFFER, "packed has 0 bytes, wanted what pc_gemm_f32_pack or pc_gemm_f16_pack wrote");
+  const GemmF32Kernel* kernel;
+  PC_TRY(f32_open(packed, bytes, c.n, c.d.k, &kernel));
   const Geometry& g = c.rows.geometry();
   const size_t y_bytes = static_cast<size_t>(g.pixels() * g.outputs) * sizeof(float);
   PC_CHECK(y || !y_bytes, PC_ERROR_NULL, "y is NULL");

@@ -5,6 +5,7 @@
 #include "conv/bands.h"
 #include "conv/geometry.h"
 #include "core/partition.h"
+#include "gemm/f32_packed.h"
 #include "gemm/quantized.h"
 
 namespace pc {
@@ -29,7 +30,9 @@ struct Pointwise {
     int64_t n = desc.outputs, k = d.outputs;
     if (begins("PCgemmf4") || begins("PCgemmf2")) {
       kind = kF32;
-      fill(&f32, desc);  // its shape is checked with each product
+      const GemmF32Kernel* kernel;
+      PC_TRY(f32_open(packed, bytes, n, k, &kernel));
+      fill(&f32, desc);
     } else if (begins("PCgemms8")) {
       kind = kS8;
       PC_TRY(pc_gemm_s8_packed_info(packed, bytes, &n, &k, nullptr));

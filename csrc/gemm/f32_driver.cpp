@@ -9,6 +9,7 @@
 
 #include "core/dispatch.h"
 #include "core/partition.h"
+#include "gemm/f32_packed.h"
 #include "gemm/gemm.h"
 #include "gemm/last_step.h"
 #include "quant/quant.h"
@@ -22,15 +23,6 @@ constexpr int64_t kRowsInBlock = 264;
 constexpr int64_t kBlockFloats = 132 * 1024;  // of x: they share L2 with what of w is in use
 constexpr int64_t kPiece = 512;               // of k: a panel of it is in L1 or L2 for all tiles of a block
 constexpr int64_t kChunkPanels = 48;
-
-struct F32Header {
-  char magic[8];
-  uint32_t version, nr;
-  int64_t n, k;
-  uint64_t bytes;
-  uint32_t reserved[6];
-};
-static_assert(sizeof(F32Header) == kAlignment, "the panels after the header are aligned");
 
 pc_status packed_bytes(int64_t n, int64_t k, const GemmF32Kernel& kernel, size_t* bytes) {
   const int nr = kernel.nr;
@@ -117,32 +109,10 @@ pc_status check_desc(const pc_gemm_f32_desc* desc, Call* call) {
 }
 
 pc_status open_weight(const void* w, size_t bytes, Call* call) {
-  const pc_gemm_f32_desc& d = call->d;
   call->packed = bytes > 0;
   call->w = static_cast<const char*>(w);
   if (!call->packed) return PC_OK;
-  PC_CHECK(w, PC_ERROR_NULL, "w is NULL");
-  PC_CHECK(is_aligned(w, kAlignment), PC_ERROR_ALIGNMENT, "packed w is not aligned to %d bytes", PC_ALIGNMENT);
-  PC_CHECK(bytes >= sizeof(F32Header), PC_ERROR_BUFFER, "packed w has %zu bytes, a header alone has %zu", bytes, sizeof(F32Header));
-  const F32Header* h = static_cast<const F32Header*>(w);
-  const bool f16 = std::memcmp(h->magic, kMagicF16, sizeof kMagicF16) == 0;
-  PC_CHECK((f16 || std::memcmp(h->magic, kMagicF32, sizeof kMagicF32) == 0) && h->version == 1, PC_ERROR_FORMAT,
-           "packed w does not begin as a weight of gemm_f32 or gemm_f16 does");
-  PC_CHECK(h->n == d.n && h->k == d.k, PC_ERROR_SHAPE, "packed w is [%lld, %lld], wanted [%lld, %lld]", ll(h->n), ll(h->k), ll(d.n), ll(d.k));
-  const auto use = [&](const Kernels& kernels) {
-    call->kernel = f16 ? kernels.gemm_f16 : kernels.gemm_f32;
-    return call->kernel->nr == static_cast<int>(h->nr);
-  };
-  const Kernels* kernels;
-  PC_TRY(active_kernels(&kernels));
-  bool found = use(*kernels);
-  for (int32_t i = pc_isa_count(); !found && i-- > 0;)
-    if (kernels_of(i)) found = use(*kernels_of(i));
-  PC_CHECK(found, PC_ERROR_ISA, "packed w was made for another kind of CPU: panels of %u; pack it here", h->nr);
-  size_t wanted;
-  PC_TRY(packed_bytes(d.n, d.k, *call->kernel, &wanted));
-  PC_CHECK(h->bytes == wanted && bytes >= wanted, h->bytes == wanted ? PC_ERROR_BUFFER : PC_ERROR_FORMAT, "packed w has %zu bytes, wanted %zu", bytes,
-           wanted);
+  PC_TRY(f32_open(w, bytes, call->d.n, call->d.k, &call->kernel));
   call->w += sizeof(F32Header);
   return PC_OK;
 }
@@ -341,6 +311,32 @@ pc_status pack_size(const GemmF32Kernel* Kernels::* slot, int64_t n, int64_t k, 
 }
 
 }  // namespace
+
+pc_status f32_open(const void* packed, size_t bytes, int64_t n, int64_t k, const GemmF32Kernel** kernel) {
+  PC_CHECK(packed, PC_ERROR_NULL, "packed w is NULL");
+  PC_CHECK(is_aligned(packed, kAlignment), PC_ERROR_ALIGNMENT, "packed w is not aligned to %d bytes", PC_ALIGNMENT);
+  PC_CHECK(bytes >= sizeof(F32Header), PC_ERROR_BUFFER, "packed w has %zu bytes, a header alone has %zu", bytes, sizeof(F32Header));
+  const F32Header* h = static_cast<const F32Header*>(packed);
+  const bool f16 = std::memcmp(h->magic, kMagicF16, sizeof kMagicF16) == 0;
+  PC_CHECK((f16 || std::memcmp(h->magic, kMagicF32, sizeof kMagicF32) == 0) && h->version == 1, PC_ERROR_FORMAT,
+           "packed w does not begin as a weight of gemm_f32 or gemm_f16 does");
+  PC_CHECK(h->n == n && h->k == k, PC_ERROR_SHAPE, "packed w is [%lld, %lld], wanted [%lld, %lld]", ll(h->n), ll(h->k), ll(n), ll(k));
+  const auto use = [&](const Kernels& kernels) {
+    *kernel = f16 ? kernels.gemm_f16 : kernels.gemm_f32;
+    return (*kernel)->nr == static_cast<int>(h->nr);
+  };
+  const Kernels* kernels;
+  PC_TRY(active_kernels(&kernels));
+  bool found = use(*kernels);
+  for (int32_t i = pc_isa_count(); !found && i-- > 0;)
+    if (kernels_of(i)) found = use(*kernels_of(i));
+  PC_CHECK(found, PC_ERROR_ISA, "packed w was made for another kind of CPU: panels of %u; pack it here", h->nr);
+  size_t wanted;
+  PC_TRY(packed_bytes(n, k, **kernel, &wanted));
+  PC_CHECK(h->bytes == wanted && bytes >= wanted, h->bytes == wanted ? PC_ERROR_BUFFER : PC_ERROR_FORMAT, "packed w has %zu bytes, wanted %zu", bytes,
+           wanted);
+  return PC_OK;
+}
 }  // namespace pc
 
 extern "C" {
