@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ..common import CommandError, console, progress
+from . import options
 from .versus import versus
 
 if TYPE_CHECKING:
@@ -26,26 +27,21 @@ def gemm(
         typer.Option(metavar="NAME|FILE", help="Shapes, bundled or from a file of lines 'M K N  # layer'."),
     ] = None,
     shape: Annotated[list[str] | None, typer.Option(metavar="MxKxN", help="One shape; can be repeated.")] = None,
-    threads: Annotated[int, typer.Option(min=1, max=4096, help="Threads of a product.")] = 1,
-    isa: Annotated[str | None, typer.Option(metavar="NAME", help="Force this instruction set on our kernels.")] = None,
-    form: Annotated[list[str] | None, typer.Option(metavar="NAME", help="One form; can be repeated.")] = None,
+    threads: options.Threads = 1,
+    isa: options.Isa = None,
+    form: options.Forms = None,
     rounds: Annotated[
         int | None, typer.Option(min=1, help="Rounds, in which all take turns: 7, beside peers 15.", show_default=False)
     ] = None,
-    quick: Annotated[bool, typer.Option("--quick", help="A few shapes (unless some are named), 3 rounds.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the results as JSON.")] = False,
-    peers: Annotated[
-        bool, typer.Option("--peers", help="Beside all other libraries, each in its own process.")
-    ] = False,
-    peer: Annotated[
-        list[str] | None,
-        typer.Option(metavar="NAME|FILE.py", help="Beside this library, or your adapter; can be repeated."),
-    ] = None,
+    quick: options.Quick = False,
+    as_json: options.AsJson = False,
+    peers: options.Peers = False,
+    peer: options.Peer = None,
     plot: Annotated[str | None, typer.Option(metavar="FILE.png", help="Beside peers: draw the roofline.")] = None,
     as_markdown: Annotated[
         bool, typer.Option("--markdown", help="Beside peers: print the tables as Markdown.")
     ] = False,
-    timeout: Annotated[float, typer.Option(min=0.1, help="Seconds that a peer may take for an answer.")] = 60,
+    timeout: options.Timeout = 60,
 ) -> None:
     """Measure int8 and float32 products of [M, K] by a weight [N, K], beside numpy.
 

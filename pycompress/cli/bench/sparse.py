@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ..common import CommandError, progress
+from . import options
 from .versus import drawable, show_curves, versus
 
 if TYPE_CHECKING:
@@ -30,21 +31,14 @@ def sparse(
     shape: Annotated[
         list[str] | None, typer.Option(metavar="MxKxN", help="With --breakeven: one shape; can be repeated.")
     ] = None,
-    threads: Annotated[int, typer.Option(min=1, max=4096, help="Threads of a product.")] = 1,
-    isa: Annotated[str | None, typer.Option(metavar="NAME", help="Force this instruction set on our kernels.")] = None,
-    form: Annotated[list[str] | None, typer.Option(metavar="NAME", help="One form; can be repeated.")] = None,
-    rounds: Annotated[
-        int | None, typer.Option(min=1, help="Rounds, in which all take turns: 15.", show_default=False)
-    ] = None,
-    quick: Annotated[bool, typer.Option("--quick", help="Small cases (unless some are named), 3 rounds.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the results as JSON.")] = False,
-    peers: Annotated[
-        bool, typer.Option("--peers", help="Beside all other libraries, each in its own process.")
-    ] = False,
-    peer: Annotated[
-        list[str] | None,
-        typer.Option(metavar="NAME|FILE.py", help="Beside this library, or your adapter; can be repeated."),
-    ] = None,
+    threads: options.Threads = 1,
+    isa: options.Isa = None,
+    form: options.Forms = None,
+    rounds: options.Rounds = 15,
+    quick: options.Quick = False,
+    as_json: options.AsJson = False,
+    peers: options.Peers = False,
+    peer: options.Peer = None,
     breakeven: Annotated[
         bool, typer.Option("--breakeven", help="Speed over sparsity, and from where it beats our dense kernels.")
     ] = False,
@@ -53,8 +47,8 @@ def sparse(
         typer.Option(min=0, max=100, metavar="P", help="With --breakeven: percent of zeros; can be repeated."),
     ] = None,
     plot: Annotated[str | None, typer.Option(metavar="FILE.png", help="Draw the roofline, or the break-even.")] = None,
-    as_markdown: Annotated[bool, typer.Option("--markdown", help="Print the tables as Markdown.")] = False,
-    timeout: Annotated[float, typer.Option(min=0.1, help="Seconds that a peer may take for an answer.")] = 60,
+    as_markdown: options.AsMarkdown = False,
+    timeout: options.Timeout = 60,
 ) -> None:
     """Measure products by sparse weights (CSR, and BSR in several blocks), beside our own dense kernels.
 
@@ -67,7 +61,6 @@ def sparse(
     With --breakeven each form is measured over the sparsity, and the one is told
     from which on it beats our own dense kernel of the same types.
     """
-    rounds = rounds or 15
     rounds = min(rounds, 3) if quick else rounds
     if breakeven:
         if peers or peer or case:

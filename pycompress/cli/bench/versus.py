@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ..common import CommandError, console, progress
+from . import options
 
 if TYPE_CHECKING:
     from pycompress.bench.family import Family
@@ -71,8 +72,8 @@ def report(
         list[Path], typer.Argument(help="What `bench ... --peers --json` printed, or --breakeven --json.")
     ],
     as_json: Annotated[bool, typer.Option("--json", help="Print them as one.")] = False,
-    as_markdown: Annotated[bool, typer.Option("--markdown", help="Print the tables as Markdown.")] = False,
-    plot: Annotated[str | None, typer.Option(metavar="FILE.png", help="Draw the roofline.")] = None,
+    as_markdown: options.AsMarkdown = False,
+    plot: options.Plot = None,
 ) -> None:
     """Show results of `bench ... --peers --json`, or of --breakeven, again; several files of one machine as one."""
     from pycompress.bench import curves, report
