@@ -1,5 +1,7 @@
 """The convolutions of pycompress.h through cffi: the same bits as pycompress, in parts on threads."""
 
+import math
+
 import numpy as np
 import pytest
 from reference import f32, random_bytes, same_bits
@@ -9,7 +11,7 @@ import pycompress as pc
 pytest.importorskip("pycompress.capi")
 pytest.importorskip("pycompress._native", reason="the compiled part is not installed")
 
-from test_capi import aligned, capi, describe, ffi, lib, on_threads, pointer, text
+from test_capi import TYPES, aligned, capi, describe, ffi, lib, on_threads, pointer, text
 
 B, H, W, C, N = 2, 9, 7, 70, 12
 
@@ -242,6 +244,26 @@ def test_rows_of_im2col():
     same_bits(rows, windows.reshape(-1, 3, 3, 5)[30:70])
     assert lib.pc_im2col_run(desc, pointer(x), 66, 5, 0, 1, pointer(rows)) == lib.PC_ERROR_SHAPE
     assert lib.pc_im2col_run(desc, pointer(x), 0, 5, B * H * W, 1, pointer(rows)) == lib.PC_ERROR_SHAPE
+
+
+@pytest.mark.parametrize("channels", [1, 2, 5])
+@pytest.mark.parametrize("kernel", [(1, 1), (1, 3), (3, 1), (2, 5)])
+@pytest.mark.parametrize("dtype", [np.uint8, f32])
+def test_rows_of_im2col_end_where_they_end(dtype, kernel, channels):
+    rng = np.random.default_rng(7)
+    x = rng.integers(0, 256, (1, 5, 40, channels)).astype(dtype)
+    windows = np.lib.stride_tricks.sliding_window_view(x[0], kernel, (0, 1)).transpose(0, 1, 3, 4, 2)
+    wanted = windows.reshape(-1, math.prod(windows.shape[2:]))
+    desc = image(
+        batch=1, height=5, width=40, channels=channels, outputs=1, kernel_height=kernel[0], kernel_width=kernel[1],
+        x_type=TYPES[np.dtype(dtype).name], pad_top=0, pad_left=0, pad_bottom=0, pad_right=0,
+    )  # fmt: skip
+    for first, count in ((0, len(wanted)), (30, 16), (3, 1), (2, 35)):
+        rows = wanted[first : first + count]
+        memory = np.full(rows.nbytes + 64, 0xA5, np.uint8)
+        capi.check(lib.pc_im2col_run(desc, pointer(x), 0, channels, first, count, pointer(memory)))
+        same_bits(memory[: rows.nbytes].view(dtype).reshape(rows.shape), rows)
+        assert (memory[rows.nbytes :] == 0xA5).all()
 
 
 def test_layout_and_quantization():

@@ -2,7 +2,7 @@
 // while they are in the cache; the whole matrix is never made.
 //
 // Where the kernel lies within the image a row is kh runs of kw * channels contiguous bytes. Short runs are copied here, in pieces of 16 bytes that
-// may reach over their end: what lies there is written next. Only the last row of a call, and the end of x, are copied to the byte. Long ones are
+// may reach over their end: what lies there is written next. Only the last rows of a call, and the end of x, are copied to the byte. Long ones are
 // copied by a kernel.
 #include "conv/im2col.h"
 
@@ -14,7 +14,7 @@
 namespace pc {
 namespace {
 
-constexpr size_t kPiece = 16;
+constexpr int64_t kPiece = 16;
 
 inline void copy_piece(char* to, const char* from) {
   char piece[kPiece];
@@ -65,9 +65,12 @@ void Im2col::taps(const char* image, int64_t iy, int64_t ix, char* to) const {
 
 void Im2col::write(int64_t first, int64_t count, char* to, size_t stride) const {
   if (row_ == 0) return;
-  const bool short_runs = g_.kw * run_ <= static_cast<int64_t>(kPiece);
-  const bool slack = static_cast<int64_t>(stride) >= row_ + static_cast<int64_t>(kPiece);  // behind the last row, too
-  const int64_t of_taps = g_.kw * run_, rounded = std::max(of_taps, static_cast<int64_t>(kPiece)), image_bytes = g_.height * g_.width * pixel_;
+  const bool short_runs = g_.kw * run_ <= kPiece;
+  const bool slack = static_cast<int64_t>(stride) >= row_ + kPiece;  // behind the last row, too
+  const int64_t of_taps = g_.kw * run_;
+  // Rows that short runs are copied into: the pieces of those behind, the last of them, would reach beyond the end.
+  const int64_t whole = slack ? count : count - divide_up(std::max<int64_t>(kPiece - of_taps, 0), static_cast<int64_t>(stride));
+  const int64_t rounded = std::max(of_taps, kPiece), image_bytes = g_.height * g_.width * pixel_;
   const int64_t right = g_.sw * pixel_, down = g_.dh * g_.width * pixel_;
   int64_t b = first / (g_.oh * g_.ow), oy = first / g_.ow % g_.oh, ox = first % g_.ow;
   for (int64_t i = 0; i < count;) {
@@ -79,7 +82,7 @@ void Im2col::write(int64_t first, int64_t count, char* to, size_t stride) const 
       const int64_t room = x_ + x_bytes_ - (image + (iy * g_.width - g_.left) * pixel_ + (g_.kh - 1) * down) - rounded;  // of pixel 0
       begin = std::max(ox, first_inside(g_.left, g_.sw));
       stop = std::min({end, end_inside(g_.width, g_.left, g_.sw, g_.kw - 1), room < 0 ? 0 : room / right + 1});
-      if (short_runs && !slack && i + end - ox == count) stop = std::min(stop, end - 1);
+      if (short_runs) stop = std::min(stop, ox + whole - i);
     }
     while (ox < end) {
       const int64_t ix = ox * g_.sw - g_.left;
