@@ -255,6 +255,17 @@ def test_separable_float32(way, rng):
         same_bits(pc.separable_conv2d(x, depthwise, int8, mid_qparams=mid), pc.conv2d(first, int8, x_qparams=mid))
 
 
+# So wide that a band is 2 rows: those within the image read more rows of x than the first one.
+@pytest.mark.parametrize(("kernel", "padding", "dilation"), [(3, 1, 1), (3, 2, 2), (5, 2, 1)])
+def test_separable_bands_of_few_rows(rng, kernel, padding, dilation):
+    x = rng.standard_normal((1, 9, 20, 6600)).astype(f32)
+    depthwise = pc.DepthwiseWeight.from_float(rng.standard_normal((6600, 1, kernel, kernel)).astype(f32))
+    pointwise = pc.Int8Weight.from_float(rng.standard_normal((4, 6600)).astype(f32))
+    shape = {"padding": padding, "dilation": dilation}
+    wanted = pc.conv2d(pc.depthwise_conv2d(x, depthwise, **shape), pointwise, x_qparams=(0.1, 100))
+    same_bits(pc.separable_conv2d(x, depthwise, pointwise, mid_qparams=(0.1, 100), **shape), wanted)
+
+
 def test_separable_bands_in_the_padding(rng):
     x = random_bytes(rng, np.uint8, 1, 2, 1500, 40)
     depthwise = pc.DepthwiseWeight.from_float(rng.standard_normal((40, 1, 3, 3)).astype(f32))

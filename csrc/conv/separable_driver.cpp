@@ -145,8 +145,7 @@ pc_status open(const pc_separable_desc* desc, const void* depthwise, size_t dept
   c->bands = bands_of(g.batch, g.oh, row, nth);
   for (const int64_t count : {std::min(c->bands.rows, g.oh), g.oh - (c->bands.count - 1) * c->bands.rows}) {
     size_t bytes;
-    int64_t offset;
-    const pc_conv_desc band = band_of(c->d, 0, 0, count, &offset);
+    const pc_conv_desc band = largest_band(c->d, count);
     PC_TRY(pc_depthwise_workspace_size(&band, depthwise, depthwise_bytes, 1, &bytes));
     c->depthwise_bytes = std::max(c->depthwise_bytes, bytes);
     PC_TRY(c->pointwise.workspace_size(count * g.ow, &bytes));

@@ -390,8 +390,7 @@ void run_separable(const pc_conv_desc& d, const DepthwisePacked& depthwise, cons
   size_t depthwise_bytes = 0;
   for (const int64_t count : {std::min(rows, oh), oh - (bands - 1) * rows}) {
     size_t bytes;
-    int64_t offset;
-    const pc_conv_desc band = band_of(d, 0, 0, count, &offset);
+    const pc_conv_desc band = largest_band(d, count);
     check(pc_depthwise_workspace_size(&band, depthwise.memory.get(), depthwise.memory.size(), 1, &bytes));
     depthwise_bytes = std::max(depthwise_bytes, bytes);
   }
