@@ -63,6 +63,13 @@ def shares_memory(a: Array, b: Array) -> bool:
         return True
 
 
+def apart(out: Any, operands: dict[str, Any]) -> None:
+    """ValueError when `out` shares memory with an operand."""
+    for name, operand in operands.items():
+        if isinstance(out, np.ndarray) and isinstance(operand, np.ndarray) and shares_memory(out, operand):
+            raise ValueError(f"out shares memory with {name}, wanted an array of its own")
+
+
 def output(
     out: Any, shape: tuple[int, ...], dtypes: Sequence[np.dtype[Any]], operands: dict[str, Array | None]
 ) -> Array:
@@ -77,9 +84,7 @@ def output(
         raise ValueError(f"out has shape {out.shape}, wanted {shape}")
     if not out.flags.writeable:
         raise ValueError("out is read-only, wanted an array that can be written")
-    for name, operand in operands.items():
-        if operand is not None and shares_memory(out, operand):
-            raise ValueError(f"out shares memory with {name}, wanted an array of its own")
+    apart(out, operands)
     return out if out.flags.c_contiguous and out.flags.aligned else np.empty(shape, out.dtype)
 
 

@@ -203,6 +203,8 @@ def separable_conv2d(
         )  # fmt: skip
         if y is not NotImplemented:
             return y  # type: ignore[no-any-return]
+    stored = {f"depthwise.{name}": a for name, a in depthwise._arrays().items()}
+    _arguments.apart(out, {"x": x, **stored, "depthwise_bias": depthwise_bias})
     quantized = np.asarray(x).dtype in _arguments.EIGHT_BITS
     if isinstance(pointwise, Weight) and pointwise.quantizes and mid_qparams is None:
         fuses = False  # the range of all that lies between is wanted first
@@ -316,8 +318,7 @@ def _packed(weight: Array | Weight, groups: int) -> Any:
             f"weight is {weight!r}, wanted a float32 array, an Int8Weight, a Float16Weight or a Float32Weight; a 1 x 1 "
             "kernel in one group takes any weight as a matrix"
         )
-    stored = [a for a in weight._arrays().values() if a.flags.c_contiguous]
-    packed = kernels.pack_conv(handles, kh, kw, stored)
+    packed = kernels.pack_conv(handles, kh, kw, list(weight._arrays().values()))
     weight._convolution = groups, packed
     return packed
 
@@ -325,7 +326,7 @@ def _packed(weight: Array | Weight, groups: int) -> Any:
 def _matrices(w: Array, groups: int) -> list[Array]:
     if w.ndim == 4:
         w = w.transpose(0, 2, 3, 1).reshape(len(w), w.shape[1] * w.shape[2] * w.shape[3])
-    return np.split(np.ascontiguousarray(w), groups)
+    return np.split(_arguments.contiguous(w), groups)
 
 
 def _integer(name: str, value: Any, least: int) -> int:

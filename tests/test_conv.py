@@ -1,6 +1,7 @@
 """depthwise_conv2d, conv2d, separable_conv2d, conv_integer and qlinear_conv against docs/exactness.md in int64."""
 
 import itertools
+import math
 import pickle
 
 import numpy as np
@@ -264,6 +265,41 @@ def test_separable_bands_of_few_rows(rng, kernel, padding, dilation):
     shape = {"padding": padding, "dilation": dilation}
     wanted = pc.conv2d(pc.depthwise_conv2d(x, depthwise, **shape), pointwise, x_qparams=(0.1, 100))
     same_bits(pc.separable_conv2d(x, depthwise, pointwise, mid_qparams=(0.1, 100), **shape), wanted)
+
+
+@pytest.mark.parametrize("operand", ["x", "depthwise.q", "depthwise_bias", "weight.w", "bias"])
+def test_separable_refuses_to_write_over_an_operand(rng, operand):
+    memory = rng.standard_normal(400).astype(f32)
+    arrays = {"x": (1, 6, 6, 8), "depthwise.q": (8, 1, 3, 3), "depthwise_bias": (8,), "weight.w": (4, 8), "bias": (4,)}
+    given = {name: memory[: math.prod(s)].reshape(s).copy() for name, s in arrays.items()}
+    given[operand] = memory[: given[operand].size].reshape(arrays[operand])
+    x, q, depthwise_bias, w, bias = given.values()
+    out, before = memory[3:147].reshape(1, 6, 6, 4), memory.copy()
+    kinds = [(pc.Float32Weight(w), None)]
+    if operand != "weight.w":
+        kinds += [(w, None), (pc.Int8Weight.from_float(w), (0.1, 9)), (pc.Int8Weight.from_float(w), None)]
+    for pointwise, mid in kinds:
+        arguments = {"padding": 1, "mid_qparams": mid}
+        weight = pc.DepthwiseWeight(q)
+        for _ in range(2):  # by the fast way, too, once the weights are packed
+            with pytest.raises(ValueError, match=f"out shares memory with {operand}"):
+                pc.separable_conv2d(x, weight, pointwise, depthwise_bias, bias, out=out, **arguments)
+            pc.separable_conv2d(x, weight, pointwise, depthwise_bias, bias, **arguments)
+        same_bits(memory, before)
+
+
+def test_weights_of_any_alignment_and_strides(rng):
+    x, w = rng.standard_normal((1, 5, 6, 8)).astype(f32), rng.standard_normal((4, 8)).astype(f32)
+    askew = np.empty(w.nbytes + 1, np.uint8)[1:].view(f32).reshape(w.shape)
+    askew[...] = w
+    same_bits(pc.conv2d(x, askew), pc.conv2d(x, w))
+    every_other = np.zeros((4, 8, 1, 1, 4), np.int8)
+    every_other[..., 0] = rng.integers(-9, 9, (4, 8, 1, 1))
+    weight = pc.Int8Weight(every_other[..., 0], np.ones(4, f32))
+    pc.conv2d(x, weight)
+    out = every_other.reshape(-1).view(f32)[:24].reshape(1, 2, 3, 4)
+    with pytest.raises(ValueError, match=r"out shares memory with weight\.q"):
+        pc.conv2d(x[:, :2, :3], weight, out=out)
 
 
 def test_separable_bands_in_the_padding(rng):

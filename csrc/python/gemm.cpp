@@ -87,7 +87,7 @@ std::unique_ptr<Int8Packed> pack_int8(const py::array& q, const py::array& scale
   auto packed = std::make_unique<Int8Packed>(bytes);
   packed->n = q.shape(0);
   packed->k = q.shape(1);
-  packed->stored = {pc::span_of(q.data(), q.shape(0), q.shape(1), q.strides(0), q.strides(1), 1), span_of(scale)};
+  packed->stored = {span_of(q), span_of(scale)};
   {
     const pc_type type = type_of(q);
     py::gil_scoped_release release;

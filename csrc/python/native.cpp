@@ -85,6 +85,15 @@ Plain plain(py::handle h) {
   }
 }
 
+Span span_of(const py::array& a) {
+  const char *low = static_cast<const char*>(a.data()), *high = low + a.itemsize();
+  for (py::ssize_t i = 0; i < a.ndim(); ++i) {
+    if (a.shape(i) == 0) return {low, 0};
+    (a.strides(i) < 0 ? low : high) += (a.shape(i) - 1) * a.strides(i);
+  }
+  return {low, static_cast<size_t>(high - low)};
+}
+
 int64_t size_of(const py::detail::PyArray_Proxy* a) {
   int64_t size = 1;
   for (int i = 0; i < a->nd; ++i) size *= a->dimensions[i];

@@ -155,7 +155,7 @@ inline pc_type type_of(const py::array& a) {
 
 template <class T> T* data(const py::array& a) { return static_cast<T*>(const_cast<void*>(a.data())); }
 template <class T> T* data(const std::optional<py::array>& a) { return a ? data<T>(*a) : nullptr; }
-inline Span span_of(const py::array& a) { return {a.data(), static_cast<size_t>(a.nbytes())}; }  // of a contiguous one
+Span span_of(const py::array& a);  // from its first byte to its last
 
 // An argument without conversion: its array is nullptr when it is not an exact ndarray of native float32, uint8 or int8, C-contiguous and aligned.
 struct Plain {
