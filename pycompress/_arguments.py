@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import operator
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -44,9 +45,12 @@ def num_threads(value: Any) -> int | None:
 
 def number(value: Any) -> float:
     """float(value), but no string is a number, nor is None. TypeError, or ValueError as float() has it."""
-    if value is None or isinstance(value, str | bytes):
+    if value is None or value is np.ma.masked or isinstance(value, str | bytes):
         raise TypeError(f"{value!r} is not a number")
-    return float(value)
+    try:
+        return float(value)
+    except OverflowError:  # an int that float64 does not reach
+        return math.inf if value > 0 else -math.inf
 
 
 def check_k(k: int, wide: bool) -> None:
@@ -132,6 +136,20 @@ def whole(name: str, value: Any, low: int, high: int | None = None) -> int:
     if n < low or (high is not None and n > high):
         raise ValueError(f"{name} is {n}, wanted {low}{' or more' if high is None else f' to {high}'}")
     return n
+
+
+def among(value: Any, *options: Any) -> bool:
+    """Whether `value` is one of `options`; an array, which can't be compared, is none."""
+    return not isinstance(value, np.ndarray) and value in options
+
+
+def each(name: str, value: Any) -> Iterable[Any]:
+    """One array, or what an iterable gives."""
+    if isinstance(value, np.ndarray):
+        return [value]
+    if not isinstance(value, Iterable):
+        raise TypeError(f"{name} is {value!r}, wanted an array or some of them")
+    return value
 
 
 def pair(name: str, value: Any, low: int) -> tuple[int, int]:

@@ -11,7 +11,7 @@ from typing import Any, Literal, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from ._arguments import floating, interval, pair, whole
+from ._arguments import among, floating, interval, pair, whole
 from .inputs import InputStatistics
 
 __all__ = [
@@ -83,17 +83,15 @@ def parse(pattern: str, sparsity: float | None, block: int | tuple[int, int], m:
         if sparsity is not None and abs(fraction(sparsity) - (1 - n / m)) > 1e-9:
             raise ValueError(f"sparsity is {sparsity}, but pattern {pattern!r} has {1 - n / m:g}; leave it out")
         return Pattern((1, 1), 1 - n / m, n, m)
+    if not among(pattern, "unstructured", "block", "n:m"):
+        raise ValueError(f"pattern is {pattern!r}, wanted 'unstructured', 'block', 'n:m', such as '2:4', or 'channel'")
     if pattern == "n:m":
         m = whole("m", m, 1)
         exact = (1 - fraction(sparsity)) * m
         if abs(exact - round(exact)) > 1e-9:
             raise ValueError(f"sparsity is {sparsity}: {exact:g} of {m} would stay, wanted an integer; see m")
         return Pattern((1, 1), fraction(sparsity), round(exact), m)
-    if pattern == "unstructured":
-        return Pattern((1, 1), fraction(sparsity))
-    if pattern == "block":
-        return Pattern(pair("block", block, 1), fraction(sparsity))
-    raise ValueError(f"pattern is {pattern!r}, wanted 'unstructured', 'block', 'n:m', such as '2:4', or 'channel'")
+    return Pattern((1, 1) if pattern == "unstructured" else pair("block", block, 1), fraction(sparsity))
 
 
 def fraction(value: float | None) -> float:

@@ -44,7 +44,7 @@ def calibrate(
     Raises TypeError for a dtype that is not floating, ValueError for NaN or infinity, or when no value was seen.
     """
     observer = Observer(method, dtype=dtype, symmetric=symmetric, percentile=percentile, momentum=momentum)
-    for batch in [batches] if isinstance(batches, np.ndarray) else batches:
+    for batch in _arguments.each("batches", batches):
         observer.update(batch)
     return observer.qparams()
 
@@ -88,8 +88,10 @@ class Observer:
         percentile: float = 99.99,
         momentum: float = 0.9,
     ) -> None:
-        if method not in get_args(Method):
+        if not _arguments.among(method, *get_args(Method)):
             raise ValueError(f"method is {method!r}, wanted one of {', '.join(get_args(Method))}")
+        if not _arguments.among(symmetric, True, False):
+            raise TypeError(f"symmetric is {symmetric!r}, wanted a bool")
         self._dtype = np.dtype(dtype)
         if self._dtype not in _arguments.EIGHT_BITS:
             raise TypeError(f"dtype is {self._dtype}, wanted uint8 or int8")

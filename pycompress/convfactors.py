@@ -9,7 +9,7 @@ from typing import Any, Literal, NamedTuple, TypeAlias, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from ._arguments import floating, interval, whole
+from ._arguments import among, floating, interval, whole
 from .factorize import Savings, rank_of, relative_error, root_of, truncated_svd
 from .inputs import InputStatistics, statistics
 
@@ -129,11 +129,11 @@ def factorize_conv(
     w = floating("w", w)
     if w.ndim != 4 or not w.size:
         raise ValueError(f"w has shape {w.shape}, wanted [O, I, kh, kw], not empty")
-    if kind not in get_args(Kind):
+    if not among(kind, *get_args(Kind)):
         raise ValueError(f"kind is {kind!r}, wanted one of {', '.join(get_args(Kind))}")
     forms = _FORMS.get(kind, (None,))
     form = forms[0] if form is None else form
-    if form not in forms:
+    if not among(form, *forms):
         raise ValueError(f"form is {form!r}, wanted {' or '.join(map(repr, forms))} for kind {kind!r}")
     rounds = whole("rounds", rounds, 0)
     damping = interval("damping", damping, 0, math.inf, below=True)
@@ -325,7 +325,7 @@ class _Problem:
     def cp(self, rank: int | None, energy: float | None, error: float | None) -> tuple[Stage, ...]:
         if rank is None or energy is not None or error is not None:
             raise ValueError(f"rank is {rank}, energy {energy}, error {error}: kind 'cp' takes rank only")
-        rank = whole("rank", rank, 1)
+        rank = whole("rank", rank, 1, self.w.size)
         try:
             from tensorly.decomposition import parafac
         except ImportError as missing:

@@ -33,7 +33,7 @@ class InputStatistics:
     """
 
     def __init__(self, k: int) -> None:
-        k = whole("k", k, 0)
+        k = whole("k", k, 0, 2**24)
         self.count = 0
         self.gram = np.zeros((k, k))
         self.sum = np.zeros(k)

@@ -141,10 +141,8 @@ def dynamic_quantize_linear(x: Array) -> tuple[NDArray[np.uint8], np.float32, np
 
 def _scale(name: str, value: Array | float | None) -> Array:
     """float32 or float16; a Python number counts as float32. ValueError unless positive and finite."""
-    scale = np.asarray(value)
-    if isinstance(value, float | int):
-        with np.errstate(over="ignore"):
-            scale = scale.astype(np.float32)
+    with np.errstate(over="ignore"):
+        scale = np.asarray(np.float32(_arguments.number(value)) if isinstance(value, float | int) else value)
     if scale.dtype not in (_FLOAT32, _FLOAT16):
         raise TypeError(f"{name} is an array of {scale.dtype}, wanted float32")
     good = (scale > 0) & np.isfinite(scale)

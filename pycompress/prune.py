@@ -17,7 +17,7 @@ from typing import Any, Literal, TypeAlias, get_args, overload
 import numpy as np
 from numpy.typing import NDArray
 
-from ._arguments import interval, whole
+from ._arguments import among, interval, whole
 from ._compensate import Start, gradual, sparsegpt, updated
 from ._hessian import inverse_factor, refit
 from ._patterns import Method, block_scores, fraction, least, parse, part_of, weight
@@ -131,9 +131,9 @@ def prune(
     """
     w = weight(w)
     matrix = w.reshape(len(w), math.prod(w.shape[1:]))
-    if method not in get_args(Method):
+    if not among(method, *get_args(Method)):
         raise ValueError(f"method is {method!r}, wanted one of {', '.join(get_args(Method))}")
-    if per not in (None, *get_args(Per)):
+    if not among(per, None, *get_args(Per)):
         raise ValueError(f"per is {per!r}, wanted 'tensor', 'output' or None")
     damping = interval("damping", damping, 0, math.inf, above=True, below=True)
     seen = None if inputs is None else statistics(inputs, matrix.shape[1])
@@ -148,9 +148,9 @@ def prune(
     rounds = whole("rounds", rounds, 1)
     if steps and seen is None:
         raise ValueError("refit_steps need calibration inputs: inputs is None")
-    if pattern == "channel":
+    if among(pattern, "channel"):
         share = fraction(sparsity)
-        if axis not in (0, 1):
+        if not among(axis, 0, 1):
             raise ValueError(f"axis is {axis!r}, wanted 0 (outputs) or 1 (inputs)")
         return smaller(w, share, int(axis), method, scores, seen, damping)
     form = parse(pattern, sparsity, block, m)

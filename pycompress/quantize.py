@@ -17,7 +17,7 @@ from typing import Any, Literal, NamedTuple, TypeAlias, get_args, overload
 import numpy as np
 from numpy.typing import NDArray
 
-from ._arguments import floating, interval, whole
+from ._arguments import among, each, floating, interval, whole
 from ._hessian import inverse_factor
 from .inputs import InputStatistics, statistics
 from .weights import Float16Weight, Int4Weight, Int8Weight, Weight
@@ -99,20 +99,21 @@ def quantize(
     Raises TypeError for a dtype, ValueError for a shape, a value, NaN or infinity.
     Source: E. Frantar et al., GPTQ, ICLR 2023.
     """
-    if bits not in (4, 8, 16):
+    if not among(bits, 4, 8, 16):
         raise ValueError(f"bits is {bits!r}, wanted 8, 4 or 16")
     if bits == 16:
-        if per is not None or rounding != "nearest" or clip != "max":
+        if per is not None or not among(rounding, "nearest") or not among(clip, "max"):
             raise ValueError("per, rounding or clip is given, wanted none of them with 16 bits: float16 has no scales")
         return Float16Weight.from_float(floating("w", w))
-    per = per or ("channel" if bits == 8 else "group")
-    if bits == 8 and per == "group":
+    if per is None:
+        per = "channel" if bits == 8 else "group"
+    if bits == 8 and among(per, "group"):
         raise ValueError(
             "per is 'group', wanted 'channel' or 'tensor' with 8 bits: int8 kernels have a scale for each output"
         )
     if bits == 4 and np.ndim(w) != 2:
         raise ValueError(f"w has shape {np.shape(w)}, wanted [N, K] with 4 bits")
-    if bits == 4 and per == "group" and group_size not in (32, 64, 128):
+    if bits == 4 and among(per, "group") and not among(group_size, 32, 64, 128):
         raise ValueError(
             f"group_size is {group_size!r}, wanted 32, 64 or 128; or per 'channel' for one group an output"
         )
@@ -155,7 +156,7 @@ def integers(
     if w.ndim not in (2, 4):
         raise ValueError(f"w has shape {w.shape}, wanted [N, K] or [O, I, kh, kw]")
     for name, value, known in (("per", per, Per), ("rounding", rounding, Rounding), ("clip", clip, Clip)):
-        if value not in get_args(known):
+        if not among(value, *get_args(known)):
             raise ValueError(f"{name} is {value!r}, wanted one of {', '.join(get_args(known))}")
     most = 2 ** (whole("bits", bits, 2, 8) - 1) - 1
     damping = interval("damping", damping, 0, math.inf, above=True, below=True)
@@ -314,9 +315,10 @@ def smooth(
     Raises TypeError for a dtype, ValueError for a shape or a value.
     Sources: G. Xiao et al., SmoothQuant, ICML 2023; for no inputs: M. Nagel et al., ICCV 2019.
     """
-    read = [floating("consumers", w) for w in ([consumers] if isinstance(consumers, np.ndarray) else consumers)]
-    made = [floating("producers", w) for w in ([producers] if isinstance(producers, np.ndarray) else producers)]
-    others = [floating("along", a) for a in along]
+    read, made, others = (
+        [floating(name, a) for a in each(name, value)]
+        for name, value in (("consumers", consumers), ("producers", producers), ("along", along))
+    )
     if not read:
         raise ValueError("consumers are empty, wanted at least one weight")
     k = read[0].shape[1] if read[0].ndim > 1 else 0

@@ -604,11 +604,44 @@ OVERFLOW = {
 }
 
 
+# Arrays, containers and numbers that float64 does not reach, where a name, a count or a scale is wanted.
+OPTIONS = {
+    "bits an array": (lambda: pc.quantize(W, np.array([8, 4])), ValueError, r"bits is array\(\[8, 4\]\), wanted 8, 4"),
+    "per an array": (lambda: pc.quantize(W, per=np.array([])), ValueError, "per is array"),
+    "clip an array": (lambda: pc.quantize(W, clip=np.array([1, 2])), ValueError, "clip is array"),
+    "group_size an array": (lambda: pc.quantize(W, 4, group_size=np.array([])), ValueError, "group_size is array"),
+    "method an array": (lambda: pc.prune(W, 0.5, method=np.array([1, 2])), ValueError, "method is array"),
+    "axis an array": (lambda: pc.prune(W, 0.5, "channel", axis=np.array([0, 1])), ValueError, "axis is array"),
+    "pattern an array": (lambda: pc.prune(W, 0.5, np.array([1, 2])), ValueError, "pattern is array"),
+    "kind an array": (lambda: pc.factorize_conv(W[..., None, None], np.array([])), ValueError, "kind is array"),
+    "bits of sparse an array": (lambda: pc.CSRWeight.from_dense(W, bits=np.array([8, 8])), ValueError, "bits is array"),
+    "rank a pair": (lambda: pc.LowRankWeight.from_dense(W, rank=(1, 2)), TypeError, r"rank is \(1, 2\), wanted an int"),
+    "rank a fraction": (lambda: pc.LowRankWeight.from_dense(W, rank=1.5), TypeError, "rank is 1.5, wanted an int"),
+    "energy a name": (lambda: pc.LowRankWeight.from_dense(W, energy="x"), TypeError, "energy is 'x', wanted a number"),
+    "k a type": (lambda: pc.Int4Weight(Q, np.ones((2, 1), f32), k=int), TypeError, "k is <class 'int'>, wanted an int"),
+    "k negative": (
+        lambda: pc.Int4Weight(Q[:, :0], np.ones((2, 0), f32), k=-1),
+        ValueError,
+        "k is -1, wanted 0 or more",
+    ),
+    "batches a number": (lambda: pc.calibrate(1), TypeError, "batches is 1, wanted an array or some"),
+    "symmetric an array": (lambda: pc.calibrate(X, symmetric=np.ones(2)), TypeError, "symmetric is array"),
+    "statistics too large": (
+        lambda: pc.InputStatistics(2**40),
+        ValueError,
+        r"k is 1099511627776, wanted 0 to 16777216",
+    ),
+    "scale beyond float64": (lambda: pc.QParams(10**400), ValueError, "scale is 10+, wanted positive and finite"),
+    "y_scale beyond float64": (qmatmul(y_scale=10**400), ValueError, "y_scale holds inf, wanted positive and finite"),
+    "scale masked": (lambda: pc.QParams(np.ma.masked), TypeError, "scale is masked, wanted a number"),
+}
+
+
 def table(cases):
     return pytest.mark.parametrize(("call", "error", "message"), cases.values(), ids=cases)
 
 
-@table(LINEAR | WEIGHTS | QUANTIZE | MATMUL)
+@table(LINEAR | WEIGHTS | QUANTIZE | MATMUL | OPTIONS)
 def test_error(call, error, message):
     memory = MEMORY.copy()
     with pytest.raises(error) as raised:

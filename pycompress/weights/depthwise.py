@@ -57,7 +57,7 @@ class DepthwiseWeight(Weight):
 
         Raises TypeError for a dtype that is not floating, ValueError for bits, a shape, NaN or infinity.
         """
-        if bits not in (8, 32):
+        if not _arguments.among(bits, 8, 32):
             raise ValueError(f"bits is {bits!r}, wanted 8 or 32")
         w = np.asarray(w)
         if bits == 8:

@@ -51,13 +51,13 @@ class Int4Weight(Weight):
         if q.ndim != 2:
             raise ValueError(f"q has shape {q.shape}, wanted [N, K], or [N, (K + 1) // 2] for bytes")
         if q.dtype == np.int8:
-            if k not in (None, q.shape[1]):
+            if not _arguments.among(k, None, q.shape[1]):
                 raise ValueError(f"k is {k}, wanted None or {q.shape[1]}, as q has")
             if q.size and not -LARGEST <= int(q.min()) <= int(q.max()) <= LARGEST:
                 raise ValueError(f"q has values from {q.min()} to {q.max()}, wanted -{LARGEST} to {LARGEST}")
             self._k, q = q.shape[1], _packed(q.view(np.int8))
         else:
-            self._k = 2 * q.shape[1] if k is None else k
+            self._k = 2 * q.shape[1] if k is None else _arguments.whole("k", k, 0)
             if (self._k + 1) // 2 != q.shape[1] or isinstance(k, bool):
                 raise ValueError(f"k is {k}, wanted {2 * q.shape[1]}, or one less, for the bytes of q {q.shape}")
             low, high = q & 15, q[:, : self._k // 2] >> 4
@@ -88,7 +88,7 @@ class Int4Weight(Weight):
             raise TypeError(f"w is an array of {w.dtype}, wanted float32")
         if w.ndim != 2:
             raise ValueError(f"w has shape {w.shape}, wanted [N, K]")
-        if group_size is not None and (isinstance(group_size, bool) or group_size not in GROUP_SIZES):
+        if group_size is not None and (isinstance(group_size, bool) or not _arguments.among(group_size, *GROUP_SIZES)):
             raise ValueError(f"group_size is {group_size!r}, wanted 32, 64, 128, or None for all inputs of an output")
         n, k = w.shape
         size = group_size or max(k, 1)

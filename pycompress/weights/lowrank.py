@@ -85,10 +85,10 @@ class LowRankWeight(Weight):
         if (rank is None) == (energy is None):
             raise ValueError(f"rank is {rank} and energy is {energy}, wanted one of them")
         (n, k), most = w.shape, min(w.shape)
-        if rank is not None and not 1 <= rank <= most:
-            raise ValueError(f"rank is {rank}, wanted 1 to {most} for a weight of shape {w.shape}")
-        if energy is not None and not 0 < energy <= 1:
-            raise ValueError(f"energy is {energy}, wanted above 0 and at most 1")
+        if rank is not None:
+            rank = _arguments.whole("rank", rank, 1, most)
+        if energy is not None:
+            energy = _arguments.interval("energy", energy, 0, 1, above=True)
         u, s, vt = np.linalg.svd(w.astype(np.float64), full_matrices=False)
         if rank is None:
             kept = np.cumsum(s**2)

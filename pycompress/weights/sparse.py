@@ -342,7 +342,7 @@ def _dense(w: Any, bits: int) -> tuple[NDArray[np.float32], NDArray[Any], NDArra
         raise TypeError(f"w is an array of {w.dtype}, wanted float32")
     if w.ndim != 2:
         raise ValueError(f"w has shape {w.shape}, wanted [N, K]")
-    if bits not in (32, 8):
+    if not _arguments.among(bits, 32, 8):
         raise ValueError(f"bits is {bits!r}, wanted 32 or 8")
     with np.errstate(over="ignore"):
         w = w.astype(np.float32, copy=False)
