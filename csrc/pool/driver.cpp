@@ -63,8 +63,8 @@ pc_status check_pool(const pc_pool_desc* desc, const void* x, const void* y, Poo
   const bool to_float = is_8(d.x_type) && d.y_type == PC_F32;
   PC_CHECK(d.y_type == d.x_type || (to_float && d.mode != PC_POOL_MAX), PC_ERROR_TYPE, "y_type is %d, wanted x_type, or PC_F32 for an average",
            d.y_type);
+  PC_CHECK(d.mode == PC_POOL_MAX || (d.dilation_height == 1 && d.dilation_width == 1), PC_ERROR_VALUE, "dilation goes with PC_POOL_MAX only");
   if (is_8(d.x_type) && d.mode != PC_POOL_MAX) {
-    PC_CHECK(d.dilation_height == 1 && d.dilation_width == 1, PC_ERROR_VALUE, "dilation goes with PC_POOL_MAX only");
     PC_CHECK(d.kernel_height * d.kernel_width < (int64_t{1} << 23), PC_ERROR_OVERFLOW, "a window of %lld x %lld could overflow int32",
              ll(d.kernel_height), ll(d.kernel_width));
     if (d.x_scale == 0.0f) {

@@ -130,6 +130,10 @@ TEST(pool_misused) {
   });
   expect(PC_ERROR_VALUE, [](pc_pool_desc& d) { d.mode = 3; });
   expect(PC_ERROR_VALUE, [](pc_pool_desc& d) { d.dilation_width = 2; });
+  expect(PC_ERROR_VALUE, [](pc_pool_desc& d) {
+    d.x_type = d.y_type = PC_F32;
+    d.dilation_height = 2;
+  });
   expect(PC_ERROR_VALUE, [](pc_pool_desc& d) { d.x_scale = -1; });
   expect(PC_ERROR_VALUE, [](pc_pool_desc& d) { d.x_scale = 0; });
   expect(PC_ERROR_VALUE, [](pc_pool_desc& d) { d.y_scale = std::numeric_limits<float>::quiet_NaN(); });
