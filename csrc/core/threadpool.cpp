@@ -6,6 +6,7 @@
 // workers claim the others from one counter, so a worker that wakes late costs nothing: the caller has done its part meanwhile. One job runs at a
 // time; a second caller finds the pool taken and runs its parts itself, which is what two Python threads on two cores want. After fork() the child
 // has none of the threads: its handler puts a fresh pool in place and never touches the old one, whose mutex may be held by a thread that is no more.
+#include <algorithm>
 #include <atomic>
 #include <chrono>
 #include <condition_variable>
@@ -26,6 +27,7 @@
 namespace pc {
 namespace {
 
+constexpr int32_t kMostThreads = 4096;
 constexpr std::chrono::microseconds kWatch{500};  // for the next job
 constexpr std::chrono::microseconds kWait{50};    // of the caller, for the last part
 
@@ -118,8 +120,10 @@ class Pool {
     ~Inside() { count.fetch_sub(1); }
   };
 
-  // Starts workers until there are `count`; fewer when the system gives no more. Only called by the one whose job runs.
+  // Starts workers until there are `count`, or as many as can be asked for; fewer when the system gives no more. Only called by the one whose job
+  // runs.
   int32_t grow(int32_t count) {
+    count = std::min(count, kMostThreads - 1);
     try {
       for (; started_ < count; ++started_) std::thread([this] { loop(); }).detach();
     } catch (const std::exception&) {
@@ -176,12 +180,12 @@ Pool* the_pool() {
   return pool.load();
 }
 
-// The text as a number from 1 to 4096, or the first of a list, as OpenMP allows one for each level; else 0.
+// The text as a number from 1 to kMostThreads, or the first of a list, as OpenMP allows one for each level; else 0.
 int32_t parse_count(const char* text) {
   if (!text || !*text) return 0;
   char* end = nullptr;
   const long value = std::strtol(text, &end, 10);
-  return (*end == '\0' || *end == ',') && value >= 1 && value <= 4096 ? static_cast<int32_t>(value) : 0;
+  return (*end == '\0' || *end == ',') && value >= 1 && value <= kMostThreads ? static_cast<int32_t>(value) : 0;
 }
 
 int32_t default_thread_count() {
@@ -205,7 +209,7 @@ int32_t pc_get_num_threads(void) {
 }
 
 pc_status pc_set_num_threads(int32_t n) {
-  PC_CHECK(n >= 0 && n <= 4096, PC_ERROR_VALUE, "num_threads is %d, wanted 1 to 4096, or 0 for the default", n);
+  PC_CHECK(n >= 0 && n <= pc::kMostThreads, PC_ERROR_VALUE, "num_threads is %d, wanted 1 to %d, or 0 for the default", n, pc::kMostThreads);
   pc::thread_count.store(n, std::memory_order_relaxed);
   return PC_OK;
 }
