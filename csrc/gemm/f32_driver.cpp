@@ -21,7 +21,7 @@ constexpr char kMagicF32[8] = {'P', 'C', 'g', 'e', 'm', 'm', 'f', '4'};
 constexpr char kMagicF16[8] = {'P', 'C', 'g', 'e', 'm', 'm', 'f', '2'};
 constexpr int64_t kRowsInBlock = 264;
 constexpr int64_t kBlockFloats = 132 * 1024;  // of x: they share L2 with what of w is in use
-constexpr int64_t kPiece = 512;               // of k: a panel of it is in L1 or L2 for all tiles of a block
+constexpr int64_t kPieceFloats = 16 * 1024;   // of a panel, in a piece of k: in L2 for all tiles of a block
 constexpr int64_t kChunkPanels = 48;
 
 pc_status packed_bytes(int64_t n, int64_t k, const GemmF32Kernel& kernel, size_t* bytes) {
@@ -49,15 +49,15 @@ struct Workspace {
 Workspace workspace_of(const pc_gemm_f32_desc& d, const GemmF32Kernel& kernel, bool packed) {
   Workspace s{};
   const bool few = is_few(d, packed);
-  const int64_t m = d.m;
+  const int64_t m = d.m, piece = kPieceFloats / kernel.nr;
   s.rows = std::max<int64_t>(1, std::min(m, kRowsInBlock / kernel.mr * kernel.mr));
-  s.block_k = std::max<int64_t>(1, few ? d.k : std::min(d.k, std::max<int64_t>(1, kBlockFloats / s.rows / kPiece) * kPiece));
+  s.block_k = std::max<int64_t>(1, few ? d.k : std::min(d.k, std::max<int64_t>(1, kBlockFloats / s.rows / piece) * piece));
   // An odd number of cache lines, so that the rows of a tile lie in different sets of L1.
   s.row_stride = (divide_up(s.block_k, int64_t{16}) | 1) * 16;
   s.wide = m >= 1 && m <= kernel.mr && kernel.wide[m - 1];
   const int side_by_side = s.wide ? kernel.panels[m - 1] : 1;
   s.step = side_by_side * kernel.nr;
-  s.piece = packed && s.wide ? s.block_k : packed ? kPiece : kPiece / side_by_side;
+  s.piece = packed && s.wide ? s.block_k : packed ? piece : piece / side_by_side;
   s.chunk = !packed && !few && m > s.rows;
   if (!packed && !few) s.panels = s.chunk ? std::clamp<int64_t>(d.n / kernel.nr + (d.n % kernel.nr != 0), 1, kChunkPanels) : side_by_side;
   s.w = round_up(static_cast<size_t>(s.rows * s.row_stride) * sizeof(float), kAlignment);
