@@ -42,18 +42,25 @@ struct S8Tile {
 
 typedef void (*S8TileFunction)(const S8Tile&);
 
-// What was taken out of a split weight so that no pair saturates, as sparse rows: entries begin[i] to begin[i + 1] are those of output i.
+// What was taken out of a split weight so that no pair saturates: 4 entries of one output, in order of the outputs.
+struct S8RestQuad {
+  uint16_t column[4];
+  int8_t value[4];  // 0 where there is no entry; the first two can't saturate either, nor can the last two
+  uint16_t output;  // of the panel
+  uint16_t keep;    // all bits set where the quad before is of the same output, else 0
+};
+
 struct S8Rest {
-  const uint32_t* begin;  // [nr + 1]
-  uint32_t count;         // of all entries
-  const uint32_t* column;
-  const int16_t* value;
-  const void* x;  // rows, ldx bytes apart
+  const S8RestQuad *begin, *end;  // of a panel
+  const void* x;                  // rows, ldx bytes apart
   ptrdiff_t ldx;
-  const uint8_t* transposed;  // by transpose_rows, 16 rows at a time; or nullptr
+  const uint8_t* transposed;  // by transpose_rows; or nullptr
   int64_t k, rows;
   int32_t* out;  // [rows][nr]
 };
+
+// Rows that are transposed together, so that a column of them is a line of the cache; of so many rows altogether.
+constexpr int64_t transposed_together(int64_t rows) { return rows <= 16 ? 16 : rows <= 32 ? 32 : 64; }
 
 // One for each kind of result, by rows - 1.
 struct S8Tiles {
@@ -75,8 +82,8 @@ struct GemmS8Kernel {
   // of the tile is then zero_point + 128 for int8 in groups of 4, and not looked at in groups of 2.
   void (*pack_rows_8)(const void* x, ptrdiff_t ldx, int rows, bool is_signed, int64_t k, int32_t zero_point, void* out, ptrdiff_t row_bytes,
                       int64_t k_padded);
-  // Only of a kernel for split weights. out[16 * k] of up to 16 rows; the products with the rest of a panel.
-  void (*transpose_rows)(const void* rows, ptrdiff_t ld, int count, int64_t k, uint8_t* out);
+  // Only of a kernel for split weights. Rows as out[][k][transposed_together(rows)]; the products with the rest of a panel.
+  void (*transpose_rows)(const void* x, ptrdiff_t ldx, int64_t rows, int64_t k, uint8_t* out);
   void (*rest)(const S8Rest& rest);
   // Only of a kernel that multiplies int16: the same tiles for a panel that widen() has made int16, where one serves many rows.
   void (*widen)(const int8_t* panel, int64_t count, int16_t* out);

@@ -57,7 +57,7 @@ Workspace workspace_of(int64_t m, const S8Packed& weight, bool from_source = fal
   w.tile = w.x_sum + vector_bytes;
   w.transposed = w.tile + round_up(sizeof(float) * kMaxMr * kMaxNr, kAlignment);
   const bool rest = weight.rest_begin != nullptr, transposed = rest && w.rows >= kFewRowsOfRest;
-  w.rest = w.transposed + (transposed ? round_up(static_cast<size_t>(round_up(w.rows, kRowsAtOnce) * k), kAlignment) : 0);
+  w.rest = w.transposed + (transposed ? round_up(static_cast<size_t>(round_up(w.rows, transposed_together(w.rows)) * k), kAlignment) : 0);
   w.wide = w.rest + (rest ? static_cast<size_t>(w.rows * kernel.nr) * 4 : 0);
   w.gathered = w.wide + (has_wide(weight, w.rows) ? static_cast<size_t>(2 * kPanelsBytes) : 0);
   w.bytes = w.gathered + (from_source && kernel.group == 2 ? static_cast<size_t>(kRowsAtOnce) * gathered_bytes(k) : 0);
@@ -287,8 +287,7 @@ class Part {
       rows_ = call_.direct ? const_cast<char*>(call_.x) + m0 * d_.ldx : workspace_;
       row_bytes_ = static_cast<ptrdiff_t>(call_.direct ? d_.ldx : static_cast<int64_t>(layout_.row_bytes));
       for (int64_t r = 0; r < rows; r += kRowsAtOnce) PC_TRY(pack_rows(m0 + r, r, static_cast<int>(std::min(kRowsAtOnce, rows - r))));
-      for (int64_t r = 0; has_transposed(rows) && r < rows; r += kRowsAtOnce)
-        kernel_.transpose_rows(row(r), row_bytes_, static_cast<int>(std::min(kRowsAtOnce, rows - r)), d_.k, transposed_ + r * d_.k);
+      if (has_transposed(rows)) kernel_.transpose_rows(rows_, row_bytes_, rows, d_.k, transposed_);
       const int64_t together = panels_together();
       for (int64_t n0 = block.n.begin; n0 < block.n.end; n0 += together * kernel_.nr)
         PC_TRY(run_panels(m0, rows, n0, std::min(block.n.end, n0 + together * kernel_.nr)));
@@ -387,10 +386,10 @@ class Part {
   // What was taken out of a split weight, for the block's rows by one panel.
   void multiply_rest(int64_t rows, int64_t n0) {
     S8Rest t{};
-    t.begin = call_.w.rest_begin + n0;
-    t.count = call_.w.header->rest_count;
-    t.column = call_.w.rest_column;
-    t.value = call_.w.rest_value;
+    const uint32_t* bounds = call_.w.rest_begin + n0 / kernel_.nr;
+    const uint32_t count = call_.w.header->rest_count, first = std::min(bounds[0], count);  // whatever a damaged file says
+    t.begin = call_.w.rest + first;
+    t.end = call_.w.rest + std::clamp(bounds[1], first, count);
     t.x = rows_;
     t.ldx = row_bytes_;
     t.transposed = has_transposed(rows) ? transposed_ : nullptr;

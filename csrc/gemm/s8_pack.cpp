@@ -11,12 +11,12 @@ namespace {
 constexpr char kMagic[8] = {'P', 'C', 'g', 'e', 'm', 'm', 's', '8'};
 constexpr uint32_t kVersion = 1;
 
-// A weight is split when that leaves a rest of at most 1 in kRestShare: with twice as much, the rest costs what the faster products gain. With a
-// short k the rest's fixed cost for each panel is too much.
-constexpr int64_t kRestShare = 24, kRestLeastK = 192;
+// A weight is split when that leaves a rest of at most one quad in kRestShare values: with twice as much, the rest costs what the faster products
+// gain. With a short k the rest's fixed cost for each panel is too much; a column of a quad has 16 bits.
+constexpr int64_t kRestShare = 96, kRestLeastK = 192, kRestMostK = UINT16_MAX;
 
 uint32_t rest_capacity(int64_t n, int64_t k) {
-  return k < kRestLeastK ? 0 : static_cast<uint32_t>(std::min<int64_t>(n * k / kRestShare, UINT32_MAX / 8));
+  return k < kRestLeastK || k > kRestMostK ? 0 : static_cast<uint32_t>(std::min<int64_t>(n * k / kRestShare, UINT32_MAX / 8));
 }
 
 const GemmS8Kernel* kernel_of(const Kernels& kernels, const S8Header& h) {
@@ -74,28 +74,34 @@ void pack_panel(const uint8_t* w, uint8_t flip, int64_t columns, int64_t k, int6
     }
 }
 
-// Cuts the second of two neighbours of k down where vpmaddubsw would saturate. What is cut off becomes an entry. False when there is no room for it.
 struct Rest {
   uint32_t* begin;
-  uint32_t* column;
-  int16_t* value;
+  S8RestQuad* quads;
   uint32_t count, capacity;
 };
 
-bool split_panel(int8_t* panel, int64_t steps, int nr, uint32_t* begin, Rest* rest) {
-  constexpr int limit = 128;  // 255 * 128 < 2^15
+// Beyond that the sum of two neighbours, by x up to 255, leaves 16 bits.
+bool saturates(int a, int b) { return a + b > 128 || a + b < -128; }
+
+// Cuts the second of two neighbours of k down where vpmaddubsw would saturate. What is cut off becomes an entry. False when there is no room for it.
+bool split_panel(int8_t* panel, int64_t steps, int nr, Rest* rest) {
   for (int i = 0; i < nr; ++i) {
-    begin[i] = rest->count;
+    int place = 0;  // of the next entry of this output
     for (int64_t s = 0; s < steps; ++s) {
       int8_t* group = panel + (s * nr + i) * 4;
       for (int g = 0; g < 4; g += 2) {
-        const int sum = group[g] + group[g + 1];
-        if (sum <= limit && sum >= -limit) continue;
-        if (rest->count == rest->capacity) return false;
-        const int cut = sum > 0 ? sum - limit : sum + limit;
+        if (!saturates(group[g], group[g + 1])) continue;
+        const int cut = group[g] + group[g + 1] + (group[g] > 0 ? -128 : 128);
         group[g + 1] = static_cast<int8_t>(group[g + 1] - cut);
-        rest->column[rest->count] = static_cast<uint32_t>(s * 4 + g + 1);
-        rest->value[rest->count++] = static_cast<int16_t>(cut);
+        if (place % 2 && saturates(rest->quads[rest->count - 1].value[place % 4 - 1], cut)) ++place;
+        if (place % 4 == 0) {
+          if (rest->count == rest->capacity) return false;
+          rest->quads[rest->count++] = {{}, {}, static_cast<uint16_t>(i), static_cast<uint16_t>(place ? UINT16_MAX : 0)};
+        }
+        S8RestQuad& quad = rest->quads[rest->count - 1];
+        quad.column[place % 4] = static_cast<uint16_t>(s * 4 + g + 1);
+        quad.value[place % 4] = static_cast<int8_t>(cut);
+        ++place;
       }
     }
   }
@@ -127,9 +133,8 @@ pc_status s8_layout(int64_t n, int64_t k, const GemmS8Kernel& kernel, uint32_t r
   layout->sum = section(np * 4);
   layout->panels = section(np * static_cast<size_t>(layout->steps * kernel.group));
   if (kernel.rest) {
-    layout->rest_begin = section((np + 1) * 4);
-    layout->rest_column = section(size_t{rest_count} * 4);
-    layout->rest_value = section(size_t{rest_count} * 2);
+    layout->rest_begin = section((np / static_cast<size_t>(kernel.nr) + 1) * sizeof(uint32_t));
+    layout->rest = section(rest_count * sizeof(S8RestQuad));
   }
   layout->bytes = end;
   return PC_OK;
@@ -142,9 +147,9 @@ pc_status s8_open(const void* packed, size_t bytes, S8Packed* p) {
   const S8Header* h = static_cast<const S8Header*>(packed);
   PC_CHECK(std::memcmp(h->magic, kMagic, sizeof kMagic) == 0, PC_ERROR_FORMAT, "packed does not begin as a weight of gemm_s8 does");
   PC_CHECK(h->version == kVersion, PC_ERROR_FORMAT, "packed has version %u, wanted %u", h->version, kVersion);
-  PC_CHECK(
-      h->nr >= 1 && h->nr <= kMaxNr && (h->group == 2 || h->group == 4) && h->w_unsigned <= 1 && h->split <= 1 && (h->split || h->rest_count == 0),
-      PC_ERROR_FORMAT, "packed is of an unknown layout: panels of %u, groups of %u", h->nr, h->group);
+  PC_CHECK(h->nr >= 1 && h->nr <= kMaxNr && (h->group == 2 || h->group == 4) && h->w_unsigned <= 1 && h->split <= 1 &&
+               ((h->split && h->k > 0) || h->rest_count == 0),
+           PC_ERROR_FORMAT, "packed is of an unknown layout: panels of %u, groups of %u", h->nr, h->group);
   PC_CHECK(find_reader(*h, p), PC_ERROR_ISA, "packed was made for another kind of CPU: panels of %u, groups of %u%s; pack it here", h->nr, h->group,
            h->split ? ", split" : "");
   S8Layout layout{};
@@ -162,8 +167,7 @@ pc_status s8_open(const void* packed, size_t bytes, S8Packed* p) {
   p->rest_begin = nullptr;
   if (h->rest_count > 0) {
     p->rest_begin = reinterpret_cast<const uint32_t*>(base + layout.rest_begin);
-    p->rest_column = reinterpret_cast<const uint32_t*>(base + layout.rest_column);
-    p->rest_value = reinterpret_cast<const int16_t*>(base + layout.rest_value);
+    p->rest = reinterpret_cast<const S8RestQuad*>(base + layout.rest);
   }
   return PC_OK;
 }
@@ -217,21 +221,15 @@ pc_status pc_gemm_s8_pack(const void* w, pc_type w_type, int64_t n, int64_t k, i
     int32_t* sums = reinterpret_cast<int32_t*>(base + layout.sum);
     for (int64_t i = 0; i < n; ++i) scales[i] = scale ? scale[i] : 1.0f;
     const auto pack = group == 4 ? pack_panel<4> : pack_panel<2>;
-    Rest rest{reinterpret_cast<uint32_t*>(base + layout.rest_begin), reinterpret_cast<uint32_t*>(base + layout.rest_column),
-              reinterpret_cast<int16_t*>(base + layout.rest_value), 0, capacity};
+    Rest rest{reinterpret_cast<uint32_t*>(base + layout.rest_begin), reinterpret_cast<S8RestQuad*>(base + layout.rest), 0, capacity};
     for (int64_t i = 0; i < n; i += nr) {
       int8_t* panel = reinterpret_cast<int8_t*>(base + layout.panels) + i * layout.steps * group;
       pack(static_cast<const uint8_t*>(w) + i * ldn, w_type == PC_U8 ? 0x80 : 0, std::min<int64_t>(nr, n - i), k, ldn, ldk, nr, panel, sums + i);
-      if (kernel.rest && !split_panel(panel, layout.steps, nr, rest.begin + i, &rest)) return false;
+      if (!kernel.rest) continue;
+      if (!split_panel(panel, layout.steps, nr, &rest)) return false;
+      rest.begin[i / nr + 1] = rest.count;
     }
-    if (kernel.rest) {
-      rest.begin[layout.np] = rest.count;
-      S8Layout exact{};  // with room for the entries that there are: the values move up
-      if (s8_layout(n, k, kernel, rest.count, &exact) != PC_OK) return false;
-      std::memmove(base + exact.rest_value, rest.value, size_t{rest.count} * 2);
-      std::memset(base + exact.rest_value + size_t{rest.count} * 2, 0, layout.bytes - exact.rest_value - size_t{rest.count} * 2);
-      layout = exact;
-    }
+    if (s8_layout(n, k, kernel, rest.count, &layout) != PC_OK) return false;  // the quads that there are
     S8Header header{};
     std::memcpy(header.magic, kMagic, sizeof kMagic);
     header.version = kVersion;

@@ -1,6 +1,6 @@
 // The packed form of an int8 weight: a header, then float scale[np], int32 sum[np], and the panels [np / nr][kp / group][nr][group], where np and
-// kp are n and k rounded up to nr and group. A split weight has its rest behind them: uint32 begin[np + 1], uint32 column[count] and
-// int16 value[count]. Every section begins at a multiple of 64 bytes. Bytes beyond n and k are zero.
+// kp are n and k rounded up to nr and group. A split weight has its rest behind them: uint32 begin[np / nr + 1] and S8RestQuad quad[count]. Every
+// section begins at a multiple of 64 bytes. Bytes beyond n and k are zero.
 #pragma once
 
 #include "core/dispatch.h"
@@ -17,7 +17,7 @@ struct S8Header {
   uint64_t bytes;
   uint32_t w_unsigned;  // w was uint8 and is stored less 128
   uint32_t split;       // for a kernel of gemm_s8_split
-  uint32_t rest_count;  // entries of the rest
+  uint32_t rest_count;  // quads of the rest
   uint32_t reserved[3];
 };
 static_assert(sizeof(S8Header) == kAlignment, "the sections after the header are aligned");
@@ -30,15 +30,14 @@ struct S8Packed {
   int64_t steps;  // of `group` values of k
   int64_t panel_bytes;
   const uint32_t* rest_begin;  // of a split weight with a rest, else nullptr
-  const uint32_t* rest_column;
-  const int16_t* rest_value;
+  const S8RestQuad* rest;
   const Kernels* kernels;      // those that read this form,
   const GemmS8Kernel* kernel;  // and which of them
 };
 
 // Checks n and k, and gives the layout for one kernel.
 struct S8Layout {
-  size_t scale, sum, panels, rest_begin, rest_column, rest_value, bytes;  // offsets, and the whole
+  size_t scale, sum, panels, rest_begin, rest, bytes;  // offsets, and the whole
   int64_t np, steps;
 };
 pc_status s8_layout(int64_t n, int64_t k, const GemmS8Kernel& kernel, uint32_t rest_count, S8Layout* layout);

@@ -1,5 +1,6 @@
 // Weights that a kernel for saturating instructions splits (csrc/gemm/s8_split.kernel.cpp): every pair that could saturate, in every lane; as many as
-// there is room for, and one more; the rest of few and of many rows; damaged entries. Other instruction sets run the same as a check of the test.
+// there is room for, and one more; entries that could saturate themselves; the rest of few and of many rows; damaged entries. Other instruction sets
+// run the same as a check of the test.
 #include <cmath>
 #include <vector>
 
@@ -96,13 +97,53 @@ TEST(bell_shaped_weights) {
         for (size_t i = 0; i < w.values.size(); ++i) set(w, i, bell(random, 38));
         Aligned packed = pack_s8(w.stored.data(), PC_S8, n, k, k, 1, nullptr);
         CHECK(!splits(isa) || std::string(kernel_of(packed)) == "gemm_s8_split/" + isa, "%s", kernel_of(packed));
-        for (const int64_t m : {1, 2, 6, 7, 8, 9, 15, 16, 17, 40})
+        for (const int64_t m : {1, 2, 6, 7, 8, 9, 15, 16, 17, 32, 40, 65})
           for (const pc_type type : {PC_U8, PC_S8}) {
             std::vector<uint8_t> x(static_cast<size_t>(m * k));
             random.fill(x.data(), x.size());
             for (const int32_t nth : {1, 3}) check_product(packed, x, type, w.values, m, n, k, nth);
           }
       }
+  });
+}
+
+// What is cut off is as large as it can be, of one sign, of both, and of changing sizes.
+TEST(large_entries) {
+  for_each_isa([](const std::string& isa) {
+    constexpr int64_t N = 17, K = 400, pairs = 16;
+    Random random(16);
+    const int values[] = {127, -128, 65, -65};
+    for (int turn = 0; turn < 20; ++turn) {
+      Weight w = make(PC_S8, N * K);
+      for (int64_t n = 0; n < N; n += 4)
+        for (int64_t i = 0; i < pairs; ++i) {
+          const int value = values[turn < 4 ? turn : random.integer(0, 3)];
+          for (int64_t j : {0, 1}) set(w, static_cast<size_t>(n * K + 20 * i + 4 * (n % 3) + j), value);
+        }
+      Aligned packed = pack_s8(w.stored.data(), PC_S8, N, K, K, 1, nullptr);
+      CHECK(!splits(isa) || std::string(kernel_of(packed)) == "gemm_s8_split/" + isa, "%s", kernel_of(packed));
+      for (const int64_t m : {1, 7, 13, 30, 70}) {
+        std::vector<uint8_t> x(static_cast<size_t>(m * K), 255);
+        check_product(packed, x, PC_U8, w.values, m, N, K, 1);
+      }
+    }
+  });
+}
+
+// A column of the rest has 16 bits.
+TEST(the_longest_k) {
+  for_each_isa([](const std::string& isa) {
+    for (const int64_t k : {65535, 65536, 65793}) {
+      Weight w = make(PC_S8, static_cast<size_t>(k));
+      for (const int64_t i : {int64_t{0}, int64_t{65532}}) {
+        set(w, static_cast<size_t>(i), 127);
+        set(w, static_cast<size_t>(i + 1), 127);
+      }
+      Aligned packed = pack_s8(w.stored.data(), PC_S8, 1, k, k, 1, nullptr);
+      const std::string kernel = kernel_of(packed);
+      CHECK(!splits(isa) || kernel == (k > 65535 ? "gemm_s8/" : "gemm_s8_split/") + isa, "%s with k=%lld", kernel.c_str(), static_cast<long long>(k));
+      for (const int64_t m : {1, 4}) check_product(packed, std::vector<uint8_t>(static_cast<size_t>(m * k), 255), PC_U8, w.values, m, 1, k, 1);
+    }
   });
 }
 
