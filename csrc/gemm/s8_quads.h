@@ -17,6 +17,7 @@ namespace {
 
 constexpr int NV = 2;  // of a panel; half of it has its own tile
 constexpr int MR = VL == 16 ? 12 : 6;
+constexpr int AHEAD = 4096;  // bytes of a split panel, prefetched where few rows make memory the bound
 
 #if defined(PC_ISA_AVX2)  // vpmaddubsw and vpmaddwd: beside 12 accumulators, no register is left for the latter's ones
 template <bool Tight> PC_INLINE vi dot4(vi c, vi a, vi b) { return Tight ? vi_dot4_tight(c, a, b) : vi_dot4(c, a, b); }
@@ -39,6 +40,7 @@ template <int R, class Last, bool Split, int V = NV> void tile(const S8Tile& t) 
   const uint8_t* x8 = R > 8 ? x0 + 8 * ld1 : x0;
   const int8_t* w = t.w;
   for (int64_t s = t.steps; s > 0; --s) {
+    if (Split && R <= 2) prefetch(w + AHEAD);
     vi b[V];
     PC_UNROLL for (int v = 0; v < V; ++v) b[v] = vi_load((const int32_t*)(w + v * VL * 4));
     PC_UNROLL for (int r = 0; r < R; ++r) {
