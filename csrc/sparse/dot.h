@@ -26,6 +26,7 @@ struct Dot {
   typedef vi Vector;
   typedef vi Weight;
   typedef vi Rows;
+  static constexpr int kShared = 2;  // vectors of AVX2 by 4 outputs
   static constexpr bool kFillsUp = false;
   static PC_INLINE_MEMBER vi zero() { return vi_zero(); }
   static PC_INLINE_MEMBER vi weight(const uint32_t* w) {

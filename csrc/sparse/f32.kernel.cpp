@@ -10,6 +10,7 @@ struct MultiplyAdd {
   typedef vf Vector;
   typedef vf Weight;
   typedef vf Rows;
+  static constexpr int kShared = 3;  // vectors of AVX2 by 4 outputs
   static constexpr bool kFillsUp = true;
   static PC_INLINE_MEMBER vf zero() { return vf_zero(); }
   static PC_INLINE_MEMBER vf weight(const uint32_t* w) {

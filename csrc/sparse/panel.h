@@ -3,7 +3,8 @@
 // Each output alone: a step is one broadcast and as many products as there are vectors of rows, with x from L1. Outputs are taken several at
 // a time: their chains of sums hide the latency of the products, and one load brings the positions of all. AVX-512: 4 outputs by 4 vectors;
 // AVX2: 1 by 8. Bound: loads, 5 for 4 products (AVX2: 9 for 8).
-// 4 outputs that share columns: a vector of x meets 4 broadcasts. AVX-512 holds 4 x 4 sums, AVX2 4 x 2. Bound: products.
+// 4 outputs that share columns: a vector of x meets 4 broadcasts. AVX-512 holds 4 x 4 sums. AVX2 holds 4 x 3 of float32, because 4 x 2 are as many
+// chains as the latency of 2 products a cycle takes, none to spare; and 4 x 2 of int8, whose products need registers of their own. Bound: products.
 #pragma once
 
 #include "simd/simd.h"
@@ -62,10 +63,10 @@ template <class Op, int R, int I, int W> PC_INLINE void some(const SparseGroup& 
 }
 
 #if defined(PC_SIMDE)  // which takes minutes to compile what is unrolled
-constexpr int widest(int) { return 1; }
+template <class Op> constexpr int widest(int) { return 1; }
 constexpr int together(int r, int) { return r > 1 ? 1 : 2; }
 #else
-constexpr int widest(int r) { return VL == 16 ? 4 : VL == 8 ? (r == 1 ? 8 : 2) : 4; }
+template <class Op> constexpr int widest(int r) { return VL == 16 ? 4 : VL == 8 ? (r == 1 ? 8 : Op::kShared) : 4; }
 constexpr int together(int r, int w) { return r > 1 || VL == 1 || w > 4 ? 1 : VL == 16 ? (w > 1 ? 4 : 8) : w > 2 ? 2 : 4; }
 #endif
 
@@ -74,7 +75,7 @@ template <class Op, int R, int W> void tile(const SparseGroup& g, int v) {
   for (int j = 0; j < G; j += I * R) some<Op, R, I, W>(g, j, v);
 }
 
-template <class Op, int R, int W = widest(R)> PC_INLINE void rest_of_rows(const SparseGroup& g, int v) {
+template <class Op, int R, int W = widest<Op>(R)> PC_INLINE void rest_of_rows(const SparseGroup& g, int v) {
   if constexpr (W > 0) {
     if (g.vectors - v == W)
       tile<Op, R, W>(g, v);
@@ -94,7 +95,13 @@ PC_INLINE void prefetch_next(const SparseGroup& g, int units) {
 template <class Op, int R> void multiply(const SparseGroup& g) {
   int v = 0;
   prefetch_next(g, G / R);
-  for (; g.vectors - v > widest(R); v += widest(R)) tile<Op, R, widest(R)>(g, v);
+  constexpr int W = widest<Op>(R);
+  for (; g.vectors - v > W + 1 || (W < 3 && g.vectors - v > W); v += W) tile<Op, R, W>(g, v);
+  if constexpr (W > 2)
+    if (g.vectors - v > W) {  // a single vector is the slowest
+      tile<Op, R, W - 1>(g, v);
+      v += W - 1;
+    }
   rest_of_rows<Op, R>(g, v);
 }
 
