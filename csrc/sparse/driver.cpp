@@ -46,6 +46,7 @@ const SparseFewKernel& few_of(const Call& call) {
 // A few rows of x, each contiguous, have kernels of their own.
 bool is_few(const Call& call) {
   const pc_spmm_desc& d = call.d;
+  if (static_cast<int>(call.w.header->block) > few_of(call).positions) return false;  // packed for another ISA
   if (d.m == 1) return (!d.x_transposed || d.ldx == 1) && (!d.y_transposed || d.ldy == 1);
   return d.m <= few_of(call).rows[call.w.header->shared] && !d.x_transposed && !d.y_transposed;
 }

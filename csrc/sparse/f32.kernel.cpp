@@ -54,7 +54,7 @@ const SparseF32Kernel sparse_f32 = {
     "sparse_f32/" PC_ISA_NAME,
     VL,
     {multiply<MultiplyAdd, 1>, multiply<MultiplyAdd, kSparseShared>},
-    {{few<MultiplyAdd, FloatSums, 1>, few<MultiplyAdd, FloatSums, kSparseShared>}, {VL == 16 ? 3 : 2, 3}, 0},
+    {{few<MultiplyAdd, FloatSums, 1>, few<MultiplyAdd, FloatSums, kSparseShared>}, {VL == 16 ? 3 : 2, 3}, 0, POSITIONS},
     finish<Float>,
     largest,
     transpose,

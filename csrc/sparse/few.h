@@ -13,6 +13,7 @@ namespace PC_NS {
 namespace {
 
 constexpr int AHEAD = 16;  // steps
+constexpr int POSITIONS = VL == 16 ? kSparseBlock : kSparseLongBlock;
 
 #if defined(PC_ISA_SCALAR) || defined(PC_SIMDE)
 // Lane l of vector v: x[position[(v * VL + l) / R]].

@@ -73,7 +73,7 @@ template <int R> void few_columns(const SparseFew& f) {
   }
 }
 
-constexpr SparseFewKernel FEW_COLUMNS = {{few_columns<1>, few_columns<kSparseShared>}, {2, 2}, 1};
+constexpr SparseFewKernel FEW_COLUMNS = {{few_columns<1>, few_columns<kSparseShared>}, {2, 2}, 1, kSparseBlockOfColumns};
 #else
 PC_INLINE uint32_t dword(const char* p) {
   uint32_t x;
@@ -156,7 +156,7 @@ template <int R> void few_columns(const SparseFew& f) {
   }
 }
 
-constexpr SparseFewKernel FEW_COLUMNS = {{few_columns<1>, few_columns<kSparseShared>}, {2, 4}, 4};
+constexpr SparseFewKernel FEW_COLUMNS = {{few_columns<1>, few_columns<kSparseShared>}, {2, 4}, 4, kSparseBlockOfColumns};
 #endif
 
 #if defined(PC_ISA_AVX512VNNI) && !defined(PC_SIMDE) && defined(__GNUC__)
@@ -208,9 +208,9 @@ template <int R> void few_columns_vbmi(const SparseFew& f) {
   if (f.rows - r >= 1) rows_vbmi<R, 1>(f, r);
 }
 
-constexpr SparseFewKernel VBMI = {{few_columns_vbmi<1>, few_columns_vbmi<kSparseShared>}, {16, 16}, 1};
+constexpr SparseFewKernel VBMI = {{few_columns_vbmi<1>, few_columns_vbmi<kSparseShared>}, {16, 16}, 1, kSparseBlockOfColumns};
 #else
-constexpr SparseFewKernel VBMI = {{nullptr, nullptr}, {0, 0}, 1};
+constexpr SparseFewKernel VBMI = {{nullptr, nullptr}, {0, 0}, 1, 0};
 #endif
 
 }  // namespace

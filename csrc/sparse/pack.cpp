@@ -148,7 +148,8 @@ template <class Group> uint64_t for_groups(const Source& source, const SparseHea
   return begin;
 }
 
-SparseHeader header_of(const pc_sparse_matrix& w, const Kernels& kernels, bool columns) {
+// Of at most `most` positions in a block.
+SparseHeader header_of(const pc_sparse_matrix& w, const Kernels& kernels, bool columns, int64_t most) {
   SparseHeader h{};
   std::memcpy(h.magic, kMagic, sizeof kMagic);
   h.version = kVersion;
@@ -160,7 +161,7 @@ SparseHeader header_of(const pc_sparse_matrix& w, const Kernels& kernels, bool c
   h.split = w.type == PC_S8 && kernels.sparse_s8->saturates;
   // Blocks of k as even as can be.
   const int64_t positions = w.type == PC_F32 ? w.k : columns ? round_up<int64_t>(w.k, 4) : divide_up<int64_t>(w.k, 4);
-  const int64_t most = columns ? kSparseBlockOfColumns : kSparseBlock, step = columns ? 4 * kSparsePosition : kSparsePosition;
+  const int64_t step = columns ? 4 * kSparsePosition : kSparsePosition;
   const int64_t blocks = std::max<int64_t>(1, divide_up(positions, most));
   h.block = static_cast<uint32_t>(std::max(step, round_up(divide_up(positions, blocks), step)));
   return h;
@@ -168,20 +169,25 @@ SparseHeader header_of(const pc_sparse_matrix& w, const Kernels& kernels, bool c
 
 // The form that takes the least time, with its number of steps.
 pc_status plan(const pc_sparse_matrix& w, const Kernels& kernels, SparseHeader* header, SparseLayout* layout) {
-  const auto count = [&](bool columns) {
-    SparseHeader h = header_of(w, kernels, columns);
+  const auto count = [&](bool columns, int64_t most) {
+    SparseHeader h = header_of(w, kernels, columns, most);
     SparseLayout l{};
     if (sparse_layout(h, &l)) h.steps = for_groups(Source(w, h), h, l, [](int64_t, int64_t, int64_t, const Units::Unit*, uint64_t) {});
     return h;
   };
-  *header = count(false);
+  *header = count(false, kSparseBlock);
   if (w.type == PC_S8 && w.block_k % 4 != 0) {
-    const SparseHeader other = count(true);
+    const SparseHeader other = count(true, kSparseBlockOfColumns);
     // Interleaving 4 columns costs two thirds of the products of an output (AVX2, whose products are three instructions: a third), or a tenth of
     // those of four. Measured at 128x768x768 and 256x1024x4096.
     const double more = other.shared ? 1.1 : header->split ? 1.37 : 1.62;
     if (static_cast<double>(other.steps) * more < static_cast<double>(header->steps)) *header = other;
   }
+  // Fewer steps than one for 8 positions: then longer blocks are the faster ones, where the kernels take them.
+  const int64_t longest = (w.type == PC_F32 ? kernels.sparse_f32->few : kernels.sparse_s8->few).positions;
+  if (!header->columns && longest > kSparseBlock && sparse_layout(*header, layout) &&
+      static_cast<int64_t>(header->steps) * 8 * kSparseGroup <= layout->np * layout->positions)
+    *header = count(false, longest);
   PC_CHECK(header->steps <= UINT32_MAX && sparse_layout(*header, layout), PC_ERROR_OVERFLOW, "the weight [%lld, %lld] is larger than memory", ll(w.n),
            ll(w.k));
   header->bytes = layout->bytes;
@@ -285,8 +291,8 @@ pc_status sparse_open(const void* packed, size_t bytes, SparsePacked* p) {
   PC_CHECK(std::memcmp(h->magic, kMagic, sizeof kMagic) == 0, PC_ERROR_FORMAT, "packed does not begin as a sparse weight does");
   PC_CHECK(h->version == kVersion, PC_ERROR_FORMAT, "packed has version %u, wanted %u", h->version, kVersion);
   PC_CHECK((h->type == PC_F32 || h->type == PC_S8) && h->shared <= 1 && h->columns <= (h->type == PC_S8) && h->split <= 1 && h->block > 0 &&
-               h->block <= static_cast<uint32_t>(h->columns ? kSparseBlockOfColumns : kSparseBlock) && h->block % kSparsePosition == 0 && h->n >= 0 &&
-               h->n <= INT32_MAX && h->k >= 0 && h->k <= INT32_MAX && h->steps <= UINT32_MAX &&
+               h->block <= static_cast<uint32_t>(h->columns ? kSparseBlockOfColumns : kSparseLongBlock) && h->block % kSparsePosition == 0 &&
+               h->n >= 0 && h->n <= INT32_MAX && h->k >= 0 && h->k <= INT32_MAX && h->steps <= UINT32_MAX &&
                (!h->columns || h->block % (4 * kSparsePosition) == 0),
            PC_ERROR_FORMAT, "packed is of an unknown layout");
   if (h->type == PC_S8) PC_TRY(s8_check_k(h->k, false));

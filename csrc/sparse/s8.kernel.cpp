@@ -283,7 +283,7 @@ const SparseS8Kernel sparse_s8 = {
     SATURATES,
     {multiply<Dot, 1>, multiply<Dot, kSparseShared>},
     {columns<1>, columns<kSparseShared>},
-    {{few<Dot, IntSums, 1>, few<Dot, IntSums, kSparseShared>}, {VL == 16 ? 4 : 2, VL == 16 ? 4 : 3}, 0},
+    {{few<Dot, IntSums, 1>, few<Dot, IntSums, kSparseShared>}, {VL == 16 ? 4 : 2, VL == 16 ? 4 : 3}, 0, POSITIONS},
     FEW_COLUMNS,
     VBMI,
     finish<ToInt>,

@@ -17,6 +17,8 @@ constexpr int kSparsePosition = 16;  // a block of k is a multiple of so many po
 // Positions of a block of k at the most: their numbers fit a byte, a panel of 64 rows of them stays in L1, and one row of them in 8 (columns: 4)
 // registers of AVX-512.
 constexpr int kSparseBlock = 128, kSparseBlockOfColumns = 256;
+// Of quads and float32 with few steps, whose loops are short beside what begins and ends them: where no registers have to hold a block.
+constexpr int kSparseLongBlock = 240;
 constexpr int kSparseSums = 256 + 16;  // from row to row of the sums of few rows: an output of damaged bytes stays within
 
 struct SparseEntry {  // of the table of groups
@@ -66,6 +68,7 @@ struct SparseFewKernel {
   SparseFewMultiply multiply[2];  // each output alone, 4 outputs that share columns; null where there is none
   int rows[2];                    // up to so many they are faster than a panel
   int column_bytes;               // of columns: 1, or 4, of which 3 are 0
+  int positions;                  // of a block at the most
 };
 
 // Columns of fewer rows than 64, for a panel that has no more.

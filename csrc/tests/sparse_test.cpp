@@ -392,14 +392,13 @@ TEST(packed_info_and_a_float32_weight) {
   CHECK_STATUS(PC_ERROR_ALIGNMENT, pc_spmm_run(&d, packed.data(), packed.bytes(), x, y, workspace.data() + 4, bytes, 0, 1));
 }
 
-// A weight packed for one instruction set runs on every other that can read it, with the same bits.
-TEST(packed_for_another) {
+void check_packed_for_another(int64_t m, int64_t k, int percent) {
   Random random(11);
-  const auto w = Sparse<int8_t>::random(50, 200, 1, 4, 60, random);
-  std::vector<uint8_t> x(20 * 200);
+  const auto w = Sparse<int8_t>::random(50, k, 1, 4, percent, random);
+  std::vector<uint8_t> x(static_cast<size_t>(m * k));
   random.fill(x.data(), x.size());
-  pc_spmm_desc d = sparse_desc(w, 20);
-  std::vector<int32_t> wanted(20 * 50), y(wanted.size());
+  pc_spmm_desc d = sparse_desc(w, m);
+  std::vector<int32_t> wanted(static_cast<size_t>(m * 50)), y(wanted.size());
   CHECK_OK(pc_set_isa("scalar"));
   Aligned scalar = pack_sparse(w.matrix());
   CHECK_OK(run_sparse(d, scalar, x.data(), wanted.data()));
@@ -412,10 +411,18 @@ TEST(packed_for_another) {
       CHECK_OK(pc_set_isa(pc_isa_name(b)));
       std::fill(y.begin(), y.end(), -1);
       CHECK_OK(run_sparse(d, packed, x.data(), y.data()));
-      CHECK(y == wanted, "packed for %s, run with %s", pc_isa_name(a), pc_isa_name(b));
+      CHECK(y == wanted, "packed for %s, run with %s: %lld x %lld, %d %%", pc_isa_name(a), pc_isa_name(b), static_cast<long long>(m),
+            static_cast<long long>(k), percent);
     }
   }
   CHECK_OK(pc_set_isa(nullptr));
+}
+
+// A weight packed for one instruction set runs on every other that can read it, with the same bits; also in blocks of k that are too long for the
+// other's kernel of a few rows.
+TEST(packed_for_another) {
+  check_packed_for_another(20, 200, 60);
+  for (const int64_t m : {1, 2}) check_packed_for_another(m, 1100, 95);
 }
 
 }  // namespace
