@@ -295,8 +295,9 @@ template <int C, class Each> PC_INLINE void for_outputs(Each each) {
   for_ints<0, R>([&](auto r) INLINE_BODY { for_ints<0, C>([&](auto j) INLINE_BODY { each((int)decltype(r)::value, (int)decltype(j)::value); }); });
 }
 
-// Outputs [0, count) of a strip, from the columns under them; the last in tiles of half the width, where that is enough.
-template <int K, int S, int C> void multiply(const DepthwiseS8Tile& t, const char* columns, int64_t count, char* y, int32_t* raw) {
+// Outputs [0, count) of a strip, from the columns under them; the last in tiles of half the width, where that is enough. Plain: t is neither dual
+// nor raw and has all channels; to look that up for each output would cost a tenth of the time.
+template <int K, int S, int C, bool Plain> void multiply(const DepthwiseS8Tile& t, const char* columns, int64_t count, char* y, int32_t* raw) {
   using F = Form<K, S>;
   const Requantize requantize(t);
   const Place place(t, R);
@@ -307,9 +308,9 @@ template <int K, int S, int C> void multiply(const DepthwiseS8Tile& t, const cha
       vi a[R][C], b[R][C];
       const vf* mult = (const vf*)t.mult;
       sums<K, S, C>(columns, w, t.start, 2 * h, a);
-      if (!t.raw) for_outputs<C>([&](int r, int j) INLINE_BODY { a[r][j] = requantize.levels(a[r][j], mult[2 * decltype(h)::value]); });
+      if (Plain || !t.raw) for_outputs<C>([&](int r, int j) INLINE_BODY { a[r][j] = requantize.levels(a[r][j], mult[2 * decltype(h)::value]); });
       sums<K, S, C>(columns, w, t.start, 2 * h + 1, b);
-      if (t.raw)
+      if (!Plain && t.raw)
         for_outputs<C>([&](int r, int j) INLINE_BODY {
           place.store_raw(raw, r, j, a[r][j], 2 * decltype(h)::value);
           place.store_raw(raw, r, j, b[r][j], 2 * decltype(h)::value + 1);
@@ -320,13 +321,18 @@ template <int K, int S, int C> void multiply(const DepthwiseS8Tile& t, const cha
           words[decltype(h)::value][r][j] = requantize.words(a[r][j], requantize.levels(b[r][j], mult[2 * decltype(h)::value + 1]));
         });
     });
-    if (t.raw) continue;
+    if (!Plain && t.raw) continue;
     for_outputs<C>([&](int r, int j) INLINE_BODY {
-      if (j < count) place.store(y, r, j, requantize.bytes(words[0][r][j], words[1][r][j]));
+      const vi q = requantize.bytes(words[0][r][j], words[1][r][j]);
+      if (j >= count) return;
+      if (!Plain)
+        place.store(y, r, j, q);
+      else if (r < t.rows)
+        by_store(y + r * t.y_row + j * t.y_pixel, q);
     });
   }
   if constexpr (C == 4) {
-    if (count > 0) multiply<K, S, 2>(t, columns, count, y, raw);
+    if (count > 0) multiply<K, S, 2, Plain>(t, columns, count, y, raw);
   }
 }
 
@@ -345,6 +351,7 @@ template <class Block> PC_INLINE void for_blocks(const DepthwiseS8Tile& given, B
 
 template <int K, int S, bool Dual, bool Signed> void strip(const DepthwiseS8Tile& given) {
   using F = Form<K, S>;
+  const bool plain = !Dual && !given.raw && given.channels == BLOCK;
   for (int64_t first = 0; first < given.count; first += F::OUTPUTS) {
     const int64_t count = given.count - first < F::OUTPUTS ? given.count - first : F::OUTPUTS;
     const int64_t column = given.column + first * S, columns = ((count + F::C - 1) / F::C * F::C - 1) * S + K;
@@ -352,7 +359,10 @@ template <int K, int S, bool Dual, bool Signed> void strip(const DepthwiseS8Tile
     t.y += first * t.y_pixel;
     for_blocks(t, [&](const DepthwiseS8Tile& block) INLINE_BODY {
       gather<K, S, Dual, Signed>(block, column, column + columns, t.buffer);
-      multiply<K, S, F::C>(block, t.buffer, count, block.y, t.raw ? t.raw + first * BLOCK : nullptr);
+      if (plain)
+        multiply<K, S, F::C, true>(block, t.buffer, count, block.y, nullptr);
+      else
+        multiply<K, S, F::C, false>(block, t.buffer, count, block.y, t.raw ? t.raw + first * BLOCK : nullptr);
     });
   }
 }
