@@ -12,6 +12,8 @@
 //
 // Interleaving within quarters of a vector puts channel 16 l + 4 q + e into lane 4 l + e of vector q, and packing to bytes, also within quarters,
 // puts it back. Registers of a tile: R x C sums, and as many results that wait to be packed. C is 4 where the columns under it fit beside them.
+//
+// 3x3 with stride 2 on AVX2 goes another way, without the buffer: see slide().
 #include "conv/bytes.h"
 #include "conv/depthwise_order.h"
 
@@ -367,6 +369,120 @@ template <int K, int S, bool Dual, bool Signed> void strip(const DepthwiseS8Tile
   }
 }
 
+// ---- 3x3 with stride 2 and 2 taps in a lane
+
+// Here most of the time would go into the buffer: each group of rows serves one or two outputs, and is as many bytes as 4 taps would be. So the pair
+// is two columns of a row, which is multiplied at once, while it is in registers: for the output that ends with its first column, and for the one
+// that begins with both. The sums of the latter are carried to the next pair. Weights come from memory, one for each product.
+constexpr bool slides(int k, int stride) { return G == 2 && k == 3 && stride == 2; }
+constexpr int kSlideRows = R * 2 + 1;  // of x
+constexpr int kSlideGroups = 3 * 2;    // of weights: for each row of taps the first two, and the third alone
+
+// The pairs that begin at row[] and second[] (dual), b_at further the second pixel of each. Ends: sums gets those of the output that ends here.
+template <bool Dual, bool Signed, bool Ends>
+PC_INLINE void slide(const DepthwiseS8Tile& t, const uint8_t* w, const char* const* row, const char* const* second, ptrdiff_t b_at,
+                        vi (&carried)[4][R], vi (&sums)[4][R]) {
+  for_ints<0, 2>([&](auto half) INLINE_BODY {
+    constexpr int q = 2 * decltype(half)::value;
+    vi end[2][R], begin[2][R];
+    for_ints<0, R>([&](auto r) INLINE_BODY {
+      for_ints<0, 2>([&](auto i) INLINE_BODY {
+        if (Ends) end[i][r] = carried[q + i][r];
+        begin[i][r] = vi_load(t.start + (q + i) * VL);
+      });
+    });
+    for_ints<0, kSlideRows>([&](auto n) INLINE_BODY {
+      const vi a = load<Dual, Signed>(row[n], second[n]), b = load<Dual, Signed>(row[n] + b_at, second[n] + b_at);
+      const vi pair = q == 0 ? by_unpack_low8(a, b) : by_unpack_high8(a, b);
+      const vi x[2] = {by_unpack_low8(pair, vi_zero()), by_unpack_high8(pair, vi_zero())};
+      for_ints<0, R>([&](auto r) INLINE_BODY {
+        constexpr int ky = decltype(n)::value - 2 * decltype(r)::value;
+        if constexpr (ky >= 0 && ky < 3)
+          for_ints<0, 2>([&](auto i) INLINE_BODY {
+            const vi* weight = (const vi*)(w + (ky * 2 * 4 + q + decltype(i)::value) * BLOCK);
+            begin[i][r] = dot(begin[i][r], x[i], weight[0]);
+            pin(begin[i][r]);
+            if constexpr (Ends) {
+              end[i][r] = dot(end[i][r], x[i], weight[4]);
+              pin(end[i][r]);
+            }
+          });
+      });
+    });
+    for_ints<0, R>([&](auto r) INLINE_BODY {
+      for_ints<0, 2>([&](auto i) INLINE_BODY {
+        carried[q + i][r] = begin[i][r];
+        if (Ends) sums[q + i][r] = end[i][r];
+      });
+    });
+  });
+}
+
+// Columns c and c + 1 of each row side by side, in halves where dual, as uint8. Those that don't exist are zero points.
+template <bool Dual, bool Signed> PC_NOINLINE void copy_pairs(const DepthwiseS8Tile& t, int64_t c, char* to) {
+  for (int r = 0; r < kSlideRows; ++r)
+    for (int64_t i = c; i < c + 2; ++i, to += BLOCK) {
+      const bool direct = i < t.direct;
+      const char* const* from = direct ? t.row : t.copy;
+      const ptrdiff_t at = t.offset + (direct ? i : i - t.direct) * t.pixel_bytes;
+      const bool exists = i >= 0 && i < t.width;
+      by_store(to, exists ? load<Dual, Signed>(from[r] + at, Dual ? from[kSlideRows + r] + at : nullptr) : by_set8(t.x_zero_point));
+    }
+}
+
+template <bool Dual, bool Signed, bool Raw> void slide_block(const DepthwiseS8Tile& t) {
+  const Requantize requantize(t);
+  const Place place(t, R);
+  const bool plain = !Dual && t.channels == BLOCK;
+  const vf* mult = (const vf*)t.mult;
+  const uint8_t* w = (const uint8_t*)t.w + 3 * variants_of(3).count * 4 * BLOCK;  // behind those of pack_shape<3>
+  alignas(64) char copy[kSlideRows * 2 * BLOCK];
+  const char *row[kSlideRows], *second[kSlideRows], *copied[kSlideRows];
+  const ptrdiff_t at = t.offset + (t.column + 2) * t.pixel_bytes;
+  for (int r = 0; r < kSlideRows; ++r) {
+    row[r] = t.row[r] + at;
+    second[r] = Dual ? t.row[kSlideRows + r] + at : nullptr;
+    copied[r] = copy + r * 2 * BLOCK;
+  }
+  vi carried[4][R], sums[4][R];
+  copy_pairs<Dual, Signed>(t, t.column, copy);
+  slide<false, false, false>(t, w, copied, copied, BLOCK, carried, sums);
+  for (int64_t j = 0; j < t.count; ++j) {
+    const int64_t c = t.column + 2 * (j + 1);
+    if (c >= 0 && c + 2 <= t.direct) {
+      slide<Dual, Signed, true>(t, w, row, second, t.pixel_bytes, carried, sums);
+    } else {
+      copy_pairs<Dual, Signed>(t, c, copy);
+      slide<false, false, true>(t, w, copied, copied, BLOCK, carried, sums);
+    }
+    for (int r = 0; r < kSlideRows; ++r) {
+      row[r] += 2 * t.pixel_bytes;
+      if (Dual) second[r] += 2 * t.pixel_bytes;
+    }
+    for_ints<0, R>([&](auto r) INLINE_BODY {
+      if constexpr (Raw) {
+        for_ints<0, 4>([&](auto q) INLINE_BODY { place.store_raw(t.raw + j * BLOCK, r, 0, sums[q][r], q); });
+      } else {
+        vi p[4];
+        for_ints<0, 4>([&](auto q) INLINE_BODY { p[q] = requantize.levels(sums[q][r], mult[q]); });
+        const vi q = requantize.bytes(requantize.words(p[0], p[1]), requantize.words(p[2], p[3]));
+        char* y = t.y + j * t.y_pixel;
+        if (!plain)
+          place.store(y, r, 0, q);
+        else if (r < t.rows)
+          by_store(y + r * t.y_row, q);
+      }
+    });
+  }
+}
+
+template <bool Dual, bool Signed> void slide_strip(const DepthwiseS8Tile& given) {
+  if (given.raw)
+    slide_block<Dual, Signed, true>(given);
+  else
+    for_blocks(given, [](const DepthwiseS8Tile& t) { slide_block<Dual, Signed, false>(t); });
+}
+
 // Any taps: groups of G pixels by pointers, one output at a time.
 template <bool Signed, bool Raw> void taps_block(const DepthwiseS8Tile& t) {
   const Requantize requantize(t);
@@ -432,7 +548,8 @@ constexpr int64_t groups_of(int64_t taps) { return (taps + G - 1) / G; }
 
 size_t block_bytes(int64_t kh, int64_t kw) {
   const int variants = kh == kw && kh == 3 ? variants_of(3).count : kh == kw && kh == 5 ? variants_of(5).count : 0;
-  return (size_t)(groups_of(kh * kw) + variants * kh) * 4 * BLOCK;
+  const int slide = kh == kw && kh == 3 && slides(3, 2) ? kSlideGroups : 0;
+  return (size_t)(groups_of(kh * kw) + variants * kh + slide) * 4 * BLOCK;
 }
 
 // What tiles of a shape read: [column][variant].
@@ -452,6 +569,8 @@ void pack_block(const int8_t* w, int channels, bool dual, int64_t kh, int64_t kw
   const Source source{w, channels, dual, kh * kw};
   uint8_t* to = (uint8_t*)block;
   if (kh == kw && kh == 3) to = pack_shape<3>(source, to);
+  for (int g = 0; kh == kw && kh == 3 && slides(3, 2) && g < kSlideGroups; ++g)
+    to = pack_group(source, to, [&](int s) { return g % 2 == 0 ? g / 2 * 3 + s : s == 0 ? g / 2 * 3 + 2 : -1; });
   if (kh == kw && kh == 5) to = pack_shape<5>(source, to);
   for (int64_t g = 0; g < groups_of(kh * kw); ++g) to = pack_group(source, to, [&](int s) { return g * G + s < kh * kw ? g * G + s : -1; });
 }
@@ -472,7 +591,10 @@ void order(const void* natural, int n, bool dual, void* ordered) {
 }
 
 template <int K, int S> constexpr DepthwiseS8Shape shape() {
-  return {K, S, R, {{strip<K, S, false, false>, strip<K, S, false, true>}, {strip<K, S, true, false>, strip<K, S, true, true>}}};
+  if constexpr (slides(K, S))
+    return {K, S, R, {{slide_strip<false, false>, slide_strip<false, true>}, {slide_strip<true, false>, slide_strip<true, true>}}};
+  else
+    return {K, S, R, {{strip<K, S, false, false>, strip<K, S, false, true>}, {strip<K, S, true, false>, strip<K, S, true, true>}}};
 }
 
 }  // namespace
