@@ -297,14 +297,14 @@ template <int C, class Each> PC_INLINE void for_outputs(Each each) {
   for_ints<0, R>([&](auto r) INLINE_BODY { for_ints<0, C>([&](auto j) INLINE_BODY { each((int)decltype(r)::value, (int)decltype(j)::value); }); });
 }
 
-// Outputs [0, count) of a strip, from the columns under them; the last in tiles of half the width, where that is enough. Plain: t is neither dual
+// Outputs [0, count) of a strip, from the columns under them; the last 3, 2 or 1 of them in a tile of 3 or 2. Plain: t is neither dual
 // nor raw and has all channels; to look that up for each output would cost a tenth of the time.
 template <int K, int S, int C, bool Plain> void multiply(const DepthwiseS8Tile& t, const char* columns, int64_t count, char* y, int32_t* raw) {
   using F = Form<K, S>;
   const Requantize requantize(t);
   const Place place(t, R);
   const uint8_t* w = (const uint8_t*)t.w;
-  for (; count > (C == 4 ? 2 : 0); count -= C, columns += C * S * F::COLUMN, y += C * t.y_pixel, raw = raw ? raw + C * BLOCK : nullptr) {
+  for (; count > (C == 4 ? 3 : 0); count -= C, columns += C * S * F::COLUMN, y += C * t.y_pixel, raw = raw ? raw + C * BLOCK : nullptr) {
     vi words[2][R][C];
     for_ints<0, 2>([&](auto h) INLINE_BODY {
       vi a[R][C], b[R][C];
@@ -334,7 +334,10 @@ template <int K, int S, int C, bool Plain> void multiply(const DepthwiseS8Tile& 
     });
   }
   if constexpr (C == 4) {
-    if (count > 0) multiply<K, S, 2, Plain>(t, columns, count, y, raw);
+    if (count == 3)
+      multiply<K, S, 3, Plain>(t, columns, count, y, raw);
+    else if (count > 0)
+      multiply<K, S, 2, Plain>(t, columns, count, y, raw);
   }
 }
 
@@ -356,7 +359,7 @@ template <int K, int S, bool Dual, bool Signed> void strip(const DepthwiseS8Tile
   const bool plain = !Dual && !given.raw && given.channels == BLOCK;
   for (int64_t first = 0; first < given.count; first += F::OUTPUTS) {
     const int64_t count = given.count - first < F::OUTPUTS ? given.count - first : F::OUTPUTS;
-    const int64_t column = given.column + first * S, columns = ((count + F::C - 1) / F::C * F::C - 1) * S + K;
+    const int64_t column = given.column + first * S, columns = (count + (count % F::C == 1) - 1) * S + K;
     DepthwiseS8Tile t = given;
     t.y += first * t.y_pixel;
     for_blocks(t, [&](const DepthwiseS8Tile& block) INLINE_BODY {
