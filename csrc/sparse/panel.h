@@ -115,6 +115,10 @@ template <class Last, bool Whole> PC_INLINE void finish_square(const SparseFinis
   PC_UNROLL for (int i = 0; i < VL; ++i) square[i] = vf_load((const float*)f.sum + (c0 + i) * kSparseRows + r0);
   vf_transpose(square);
   char* y = (char*)f.t.y + r0 * f.t.ldy + c0 * Last::kSize;
+  if constexpr (Whole && Last::kSize == 1 && VL == 8) {
+    PC_UNROLL for (int r = 0; r < VL; r += 4) last.put_four(f.t, y + r * f.t.ldy, r0 + r, square + r);
+    return;
+  }
   PC_UNROLL for (int r = 0; r < VL; ++r) {
     if (!Whole && r >= rows) break;
     last.row(f.t, r0 + r);

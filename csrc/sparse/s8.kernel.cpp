@@ -264,9 +264,25 @@ struct ToByte : Sums {
   vf low, high;
   vi zero_point;
   explicit PC_INLINE_MEMBER ToByte(const S8Tile& t) : Sums(t), low(vf_set1(t.low)), high(vf_set1(t.high)), zero_point(vi_set1(t.y_zero_point)) {}
-  PC_INLINE_MEMBER void put(char* y, vf bits, int n) {
+  PC_INLINE_MEMBER vi quantized(vf bits) {
     const vf value = vf_mul(vf_from_vi(sum(bits)), scale);
-    const vi q = vi_add(vi_from_vf(vf_min(vf_max(value, low), high)), zero_point);
+    return vi_from_vf(vf_min(vf_max(value, low), high));
+  }
+#if !defined(PC_ISA_SCALAR) && !defined(PC_ISA_AVX512VNNI)
+  // 4 rows of 8 outputs make one vector of bytes; they are clamped, so that no packing saturates.
+  PC_INLINE_MEMBER void put_four(const S8Tile& t, char* y, int r, const vf* bits) {
+    vi q[4];
+    PC_UNROLL for (int i = 0; i < 4; ++i) {
+      row(t, r + i);
+      q[i] = _mm256_and_si256(vi_add(quantized(bits[i]), zero_point), vi_set1(255));
+    }
+    const __m256i bytes = _mm256_packus_epi16(_mm256_packus_epi32(q[0], q[1]), _mm256_packus_epi32(q[2], q[3]));
+    const __m256i rows = _mm256_permutevar8x32_epi32(bytes, _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7));
+    PC_UNROLL for (int i = 0; i < 4; ++i) vb_store<1>(y + i * t.ldy, rows, i);
+  }
+#endif
+  PC_INLINE_MEMBER void put(char* y, vf bits, int n) {
+    const vi q = vi_add(quantized(bits), zero_point);
     if (n == VL)
       vi_store_8(y, q);
     else
