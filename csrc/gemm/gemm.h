@@ -56,7 +56,7 @@ struct S8Rest {
   ptrdiff_t ldx;
   const uint8_t* transposed;  // by transpose_rows; or nullptr
   int64_t k, rows;
-  int32_t* out;  // [rows][nr]
+  int32_t* out;  // [rows][nr], with room for whole groups of transposed_together(rows)
 };
 
 // Rows that are transposed together, so that a column of them is a line of the cache; of so many rows altogether.

@@ -57,8 +57,9 @@ Workspace workspace_of(int64_t m, const S8Packed& weight, bool from_source = fal
   w.tile = w.x_sum + vector_bytes;
   w.transposed = w.tile + round_up(sizeof(float) * kMaxMr * kMaxNr, kAlignment);
   const bool rest = weight.rest_begin != nullptr, transposed = rest && w.rows >= kFewRowsOfRest;
-  w.rest = w.transposed + (transposed ? round_up(static_cast<size_t>(round_up(w.rows, transposed_together(w.rows)) * k), kAlignment) : 0);
-  w.wide = w.rest + (rest ? static_cast<size_t>(w.rows * kernel.nr) * 4 : 0);
+  const int64_t rest_rows = round_up(w.rows, transposed_together(w.rows));
+  w.rest = w.transposed + (transposed ? round_up(static_cast<size_t>(rest_rows * k), kAlignment) : 0);
+  w.wide = w.rest + (rest ? static_cast<size_t>(rest_rows * kernel.nr) * 4 : 0);
   w.gathered = w.wide + (has_wide(weight, w.rows) ? static_cast<size_t>(2 * kPanelsBytes) : 0);
   w.bytes = w.gathered + (from_source && kernel.group == 2 ? static_cast<size_t>(kRowsAtOnce) * gathered_bytes(k) : 0);
   return w;

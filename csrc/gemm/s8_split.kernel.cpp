@@ -54,7 +54,7 @@ PC_INLINE int output(const S8RestQuad& quad) { return quad.output % NR; }
 
 // A panel by G groups of ROWS transposed rows from row r on; H: of which half is enough. A quad of entries by 4 rows (of two groups: 8) is a vector:
 // their bytes are interleaved, multiplied and added as in a tile. Where the next output begins no CPU can foresee, so each quad stores its sum,
-// and the last of an output stays. Of groups that have no row nothing is kept.
+// and the last of an output stays. Rows that do not exist are computed from whatever lies there, and looked at by nobody.
 template <int G, bool H> void rest_of_rows(const S8Rest& t, int64_t r) {
   constexpr int B = (G + 1) / 2, Q = H ? 2 : 4;
   const int shift = __builtin_ctzll((uint64_t)transposed_together(t.rows));  // 8 multiplications a quad would take as long as all else
@@ -85,17 +85,15 @@ template <int G, bool H> void rest_of_rows(const S8Rest& t, int64_t r) {
       PC_UNROLL for (int q = 0; q < Q; ++q) sum[b][q] = acc[b][q] = vi_dot4(_mm256_and_si256(acc[b][q], keep), bytes[q], w);
     }
   }
+  float* out = (float*)(t.out + r * NR);
   for (int b = 0; b < B; ++b)
     for (int q = 0; q < Q; ++q)
       for (int v = 0; v < NV; ++v) {
         vf square[VL];  // 8 outputs by 4 rows of each group; the bits of int32
         PC_UNROLL for (int i = 0; i < VL; ++i) square[i] = _mm256_castsi256_ps(sums[v * VL + i][b][q]);
         vf_transpose(square);
-        const int64_t first = r + b * 2 * ROWS + q * 4;
-        PC_UNROLL for (int i = 0; i < (G > 1 ? 8 : 4); ++i) {
-          const int64_t row = first + i / 4 * ROWS + i % 4;
-          if (row < t.rows) vf_store((float*)(t.out + row * NR + v * VL), square[i]);
-        }
+        float* first = out + (b * 2 * ROWS + q * 4) * NR + v * VL;
+        PC_UNROLL for (int i = 0; i < (G > 1 ? 8 : 4); ++i) vf_store(first + (i / 4 * ROWS + i % 4) * NR, square[i]);
       }
 }
 
