@@ -16,7 +16,7 @@ from torch import fx, nn
 
 import pycompress as pc
 from pycompress.report import Report
-from pycompress.torch import integer
+from pycompress.torch import Conv2d, GlobalAveragePool2d, Linear, Quantize, ops
 
 Step = dict[str, Any]
 Tensors = dict[str, Any]
@@ -163,35 +163,33 @@ def of_integers(network: fx.GraphModule, bits: int) -> tuple[list[Step], Tensors
         if node.op != "call_module":
             continue
         name, module = str(node.target), modules[str(node.target)]
-        if isinstance(module, integer.Quantize):
+        if isinstance(module, Quantize):
             steps.append({"name": name, "kind": "quantize", "y": True})
-            tensors[f"{name}.y"] = np.array(module.qparams, np.float32)
-        elif isinstance(module, integer.IntegerMean):
+            tensors[f"{name}.y"] = module.qparams[0].numpy()
+        elif isinstance(module, GlobalAveragePool2d):
             steps.append({"name": name, "kind": "mean"})
         elif isinstance(module, nn.Flatten):
             steps.append({"name": name, "kind": "flatten"})
-        elif isinstance(module, integer.IntegerLinear | integer.IntegerConv2d):
+        elif isinstance(module, Linear | Conv2d):
+            layer, weight = ops.parse(module.layer), module.compressed
             step: Step = {
                 "name": name,
                 "kind": "linear",
                 "bias": module.bias is not None,
-                "activation": module.activation,
+                "activation": layer["activation"],
             }
-            if isinstance(module, integer.IntegerConv2d):
-                step["kind"] = "depthwise" if module.depthwise else "conv"
-                step["geometry"] = {k: list(v) for k, v in module.geometry.items() if k in ("stride", "padding")}
-            if isinstance(step["activation"], tuple):
-                step["activation"] = list(step["activation"])
-            weight = module.weight
+            if isinstance(module, Conv2d):
+                step["kind"] = "depthwise" if isinstance(weight, pc.DepthwiseWeight) else "conv"
+                step["geometry"] = {k: layer["geometry"][k] for k in ("stride", "padding")}
             if bits == 4 and isinstance(weight, pc.Int8Weight):
                 step["shape"] = list(weight.shape)
                 weight = pc.Int4Weight(weight.q.reshape(len(weight.q), -1), weight.scale[:, None])
             tensors[f"{name}.weight"] = weight
             if module.bias is not None:
-                tensors[f"{name}.bias"] = module.bias
+                tensors[f"{name}.bias"] = module.bias.numpy()
             if module.y_qparams is not None:
                 step["y"] = True
-                tensors[f"{name}.y"] = np.array(module.y_qparams, np.float32)
+                tensors[f"{name}.y"] = module.y_qparams.numpy()
             steps.append(step)
         elif not isinstance(module, nn.Identity):
             raise TypeError(f"{name} is {type(module).__name__}")

@@ -13,6 +13,7 @@ Needs the extra `torch`.
 from __future__ import annotations
 
 import copy
+import math
 import operator
 from collections.abc import Iterable, Sequence
 from typing import Any, TypeAlias
@@ -30,6 +31,7 @@ __all__ = ["QuantizedAdd", "QuantizedLayer", "Quantizer", "convert", "prepare"]
 Clamp: TypeAlias = tuple[float, float]
 
 HARDSWISH = "hardswish"
+LEAST = 1e-9  # of scales
 
 
 class _Round(torch.autograd.Function):
@@ -101,19 +103,30 @@ class Quantizer(nn.Module):
         self.high += step * (high - self.high)
         self.seen += 1
         scale = (self.high - self.low) / self.levels
-        self.scale.copy_(torch.where(scale > 0, scale, torch.full_like(scale, 1 / self.levels)))
+        self.scale.copy_(torch.where(scale > 0, scale.clamp_min(LEAST), torch.full_like(scale, 1 / self.levels)))
         self.zero_point.copy_(torch.round(-self.low / self.scale).clamp(0, self.levels))
+
+    @property
+    def step(self) -> Tensor:
+        """The scale as it is used: positive, also where one that is learned is not; without a gradient."""
+        return self.scale.detach().abs().clamp_min(LEAST).float()
 
     def grid(self) -> tuple[float, int]:
         """Scale, as float32 has it, and zero point."""
-        return float(self.scale.detach()), int(self.zero_point)
+        return float(self.step), int(self.zero_point)
+
+    def bounds(self, clamp: Clamp | None) -> tuple[int, int]:
+        """The lowest and the highest level, of those that a clamp leaves."""
+        scale, zero_point = self.step, self.zero_point
+        low, high = (torch.round(torch.tensor(v) / scale) + zero_point for v in clamp or (-math.inf, math.inf))
+        return int(low.clamp(0, self.levels)), int(high.clamp(0, self.levels))
 
     def forward(self, x: Tensor) -> Tensor:
         if self.training and (self.mode == "observe" or self.seen < self.warmup):
             self._observe(x)
         scale, zero_point = self.scale, self.zero_point
         if self.mode == "learn":
-            scale = _scaled_gradient(scale.abs().clamp_min(1e-9), (x.numel() * self.levels) ** -0.5)
+            scale = _scaled_gradient(scale.abs().clamp_min(LEAST), (x.numel() * self.levels) ** -0.5)
         q = round_through((x / scale).clamp(-zero_point, self.levels - zero_point))
         return q * scale
 
@@ -188,7 +201,7 @@ class QuantizedLayer(nn.Module):
     @torch.no_grad()
     def exact(self, x: Tensor) -> Tensor:
         """The kernel's result for x on the grid of `source`: float32, on the grid of `output` where there is one."""
-        s_x = self.source.scale.detach().abs().float()
+        s_x = self.source.step
         w, b = self.folded()
         q, s_w = quantized_weight(w, self.weight_bits)
         acc = self._product(torch.round(x.double() / s_x.double()), q.double(), None)
@@ -199,17 +212,12 @@ class QuantizedLayer(nn.Module):
         if b is not None:
             acc = acc + self._per_output(torch.round(b / scale).double().clamp(-(2.0**31), 2.0**31 - 1))
             acc = acc.clamp(-(2.0**31), 2.0**31 - 1)
-        s_y, z_y, levels = self.output.scale.detach().abs().float(), self.output.zero_point, self.output.levels
-        low, high = torch.zeros(()), torch.tensor(float(levels))
-        if self.activation == HARDSWISH:
-            v = self._activate(acc.float() * self._per_output(scale))
-            level = torch.round(v / s_y) + z_y
+        s_y, z_y, clamp = self.output.step, self.output.zero_point, self.activation
+        if isinstance(clamp, str):
+            v, clamp = self._activate(acc.float() * self._per_output(scale)) / s_y, None
         else:
-            level = torch.round(acc.float() * self._per_output(scale / s_y)) + z_y
-            if self.activation is not None:
-                bounds = (torch.round(torch.tensor(v) / s_y) + z_y for v in self.activation)
-                low, high = (bound.clamp(0, levels) for bound in bounds)
-        return (level.clamp(low, high) - z_y) * s_y
+            v = acc.float() * self._per_output(scale / s_y)
+        return ((torch.round(v) + z_y).clamp(*self.output.bounds(clamp)) - z_y) * s_y
 
     def forward(self, x: Tensor) -> Tensor:
         if isinstance(self.norm, nn.BatchNorm1d) and x.ndim != 2:
@@ -246,20 +254,18 @@ class QuantizedAdd(nn.Module):
     def __init__(self, sources: tuple[Quantizer, Quantizer], activation: Clamp | None, output: Quantizer) -> None:
         super().__init__()
         self.output, self.activation = output, activation
-        self._sources = sources
+        self.sources = sources
 
     @torch.no_grad()
     def exact(self, a: Tensor, b: Tensor) -> Tensor:
         """The kernel's result."""
-        s_y, z_y, levels = self.output.scale.detach().abs().float(), self.output.zero_point, self.output.levels
+        s_y, z_y = self.output.step, self.output.zero_point
         terms = []
-        for x, source in zip((a, b), self._sources, strict=True):
-            s = source.scale.detach().abs().float()
+        for x, source in zip((a, b), self.sources, strict=True):
+            s = source.step
             terms.append(torch.round(x.double() / s.double()).float() * (s / s_y))
-        low, high = torch.zeros(()), torch.tensor(float(levels))
-        if self.activation is not None:
-            low, high = ((torch.round(torch.tensor(v) / s_y) + z_y).clamp(0, levels) for v in self.activation)
-        return ((torch.round(terms[0] + terms[1]) + z_y).clamp(low, high) - z_y) * s_y
+        level = torch.round(terms[0] + terms[1]) + z_y
+        return (level.clamp(*self.output.bounds(self.activation)) - z_y) * s_y
 
     def forward(self, a: Tensor, b: Tensor) -> Tensor:
         y = a + b
@@ -274,11 +280,17 @@ class QuantizedMean(nn.Module):
         super().__init__()
         self._source, self.keepdim = [source], keepdim
 
+    @property
+    def source(self) -> Quantizer:
+        """The quantizer of x, and of the result."""
+        return self._source[0]
+
     def forward(self, x: Tensor) -> Tensor:
+        if x.ndim != 4:
+            raise ValueError(f"x of a mean of height and width has shape {tuple(x.shape)}, wanted [B, C, H, W]")
         y = x.mean((2, 3), keepdim=self.keepdim)
-        source = self._source[0]
         with torch.no_grad():
-            s, z = source.scale.detach().abs().float(), source.zero_point
+            s, z = self.source.step, self.source.zero_point
             total = (torch.round(x.double() / s.double()) + z).sum((2, 3), keepdim=self.keepdim)
             exact = (
                 torch.round(total.float() * torch.tensor(1 / (x.shape[2] * x.shape[3]), dtype=torch.float32)) - z
@@ -288,14 +300,18 @@ class QuantizedMean(nn.Module):
 
 # ---- prepare
 
-_CLAMPS: dict[type[nn.Module], Clamp] = {nn.ReLU: (0.0, float("inf")), nn.ReLU6: (0.0, 6.0)}
-_CLAMP_FUNCTIONS: dict[Any, Clamp] = {
-    F.relu: (0.0, float("inf")),
-    torch.relu: (0.0, float("inf")),
-    "relu": (0.0, float("inf")),
-    F.relu6: (0.0, 6.0),
-}
-_SAME = (nn.Dropout, nn.Dropout2d, nn.Identity, nn.Flatten, nn.MaxPool2d)  # uint8 stays what it is
+# By types of modules, functions and names of methods.
+_ACTIVATIONS: dict[Any, Clamp | str] = dict.fromkeys((nn.ReLU, F.relu, torch.relu, "relu"), (0.0, math.inf))
+_ACTIVATIONS |= {nn.ReLU6: (0.0, 6.0), F.relu6: (0.0, 6.0), nn.Hardswish: HARDSWISH, F.hardswish: HARDSWISH}
+_DROPOUTS: dict[Any, Any] = {F.dropout: nn.Dropout, F.dropout2d: nn.Dropout2d}
+_SAME = (nn.Dropout, nn.Dropout2d, nn.Identity, nn.Flatten, nn.MaxPool2d)
+
+
+def keeps(node: fx.Node, module: nn.Module | None) -> bool:
+    """Whether a node makes of uint8, out of training, what it makes of the values that it stands for."""
+    if isinstance(module, nn.MaxPool2d) and (module.ceil_mode or module.return_indices):
+        return False
+    return isinstance(module, _SAME) if node.op == "call_module" else node.target in (torch.flatten, "flatten")
 
 
 def prepare(
@@ -344,6 +360,8 @@ class _Preparation:
             raise ValueError(f"skip names {sorted(unknown)[0]!r}, which is no module of the model")
 
     def run(self, example_inputs: Tensor | Sequence[Tensor]) -> fx.GraphModule:
+        for node in [node for node in self.graph.nodes if node.target in _DROPOUTS]:
+            self._dropout(node)
         for node in list(self.graph.nodes):
             if node.graph is not self.graph or node._erased:
                 continue
@@ -352,9 +370,9 @@ class _Preparation:
                 self._layer(node)
             elif self._is_add(node):
                 self._add(node)
-            elif node.args and node.args[0] in self.on_grid and self._is_mean(node, module):
+            elif node.args and node.args[0] in self.on_grid and self._mean_of(node) is not None:
                 self._mean(node)
-            elif node.args and node.args[0] in self.on_grid and self._keeps(node, module):
+            elif node.args and node.args[0] in self.on_grid and keeps(node, module):
                 self.on_grid[node] = self.on_grid[node.args[0]]
         self.graph.lint()
         self.traced.delete_all_unused_submodules()
@@ -381,18 +399,18 @@ class _Preparation:
         operands = [a for a in node.args if isinstance(a, fx.Node)]
         return bool(function) and len(operands) == 2 and not node.kwargs and all(a in self.on_grid for a in operands)
 
-    def _is_mean(self, node: fx.Node, module: nn.Module | None) -> bool:
-        if isinstance(module, nn.AdaptiveAvgPool2d):
-            return module.output_size in (1, (1, 1))
-        if node.op == "call_function" and node.target is F.adaptive_avg_pool2d:
-            return node.args[1:] in ((1,), ((1, 1),), ([1, 1],))
-        return node.op == "call_method" and node.target == "mean" and list(node.args[1]) in ([2, 3], [-2, -1])
-
-    def _keeps(self, node: fx.Node, module: nn.Module | None) -> bool:
-        if isinstance(module, nn.MaxPool2d) and (module.ceil_mode or module.return_indices):
-            return False
-        function = node.op == "call_function" and node.target in (torch.flatten, F.dropout)
-        return isinstance(module, _SAME) or function or (node.op == "call_method" and node.target in ("flatten",))
+    def _mean_of(self, node: fx.Node) -> bool | None:
+        """Whether a mean of height and width keeps these dimensions; None for all else."""
+        module = self._module(node)
+        pooled = isinstance(module, nn.AdaptiveAvgPool2d) and (module.output_size,)
+        if node.target is F.adaptive_avg_pool2d:
+            pooled = node.args[1:]
+        if pooled:
+            return True if pooled in ((1,), ((1, 1),), ([1, 1],)) else None
+        given = dict(zip(("dim", "keepdim"), node.args[1:], strict=False)) | node.kwargs
+        dim, keepdim = given.pop("dim", None), given.pop("keepdim", False)
+        known = dim in ((2, 3), [2, 3], (-2, -1), [-2, -1]) and not given
+        return bool(keepdim) if node.target in ("mean", torch.mean) and known else None
 
     def _insert(self, name: str, module: nn.Module, after: fx.Node, args: tuple[Any, ...]) -> fx.Node:
         while hasattr(self.traced, name):
@@ -429,15 +447,12 @@ class _Preparation:
                 norm, last = found, user
                 user = self._only_user(last)
         if user is not None:
-            module = self._module(user)
-            if type(module) in _CLAMPS:
-                activation, last = _CLAMPS[type(module)], user
-            elif module is not None and type(module) is nn.Hardtanh:
-                activation, last = (float(module.min_val), float(module.max_val)), user
-            elif user.op != "call_module" and user.target in _CLAMP_FUNCTIONS:
-                activation, last = _CLAMP_FUNCTIONS[user.target], user
-            elif curves and (type(module) is nn.Hardswish or user.target is F.hardswish):
-                activation, last = HARDSWISH, user
+            module: Any = self._module(user)
+            found = _ACTIVATIONS.get(user.target if module is None else type(module))
+            if type(module) is nn.Hardtanh:
+                found = float(module.min_val), float(module.max_val)
+            if found is not None and (curves or found != HARDSWISH):
+                activation, last = found, user
         return norm, activation, last
 
     def _only_user(self, node: fx.Node) -> fx.Node | None:
@@ -447,11 +462,11 @@ class _Preparation:
         """Whether an integer operation reads this value, maybe through others that let it pass."""
         for user in node.users:
             module = self._module(user)
-            if self._is_layer(user) or isinstance(module, nn.AdaptiveAvgPool2d):
+            if self._is_layer(user) or self._mean_of(user) is not None:
                 return True
             if user.op == "call_function" and user.target in (operator.add, torch.add, operator.iadd):
                 return True
-            if (self._keeps(user, module) or user.target == "mean") and self._stays(user):
+            if keeps(user, module) and self._stays(user):
                 return True
         return False
 
@@ -470,10 +485,17 @@ class _Preparation:
         sources = tuple(self.on_grid[a] for a in node.args)
         self._replace(node, last, QuantizedAdd(sources, activation, output), node.args, output)  # type: ignore[arg-type]
 
+    def _dropout(self, node: fx.Node) -> None:
+        """The function as a module: whether it is in training was a constant when it was traced."""
+        p = (*node.args[1:2], node.kwargs.get("p", 0.5))[0]
+        made = self._insert(node.name, _DROPOUTS[node.target](p), node, node.args[:1])
+        node.replace_all_uses_with(made)
+        self.graph.erase_node(node)
+
     def _mean(self, node: fx.Node) -> None:
         quantizer = self.on_grid[node.args[0]]
-        keepdim = node.op != "call_method" or bool(node.kwargs.get("keepdim", False)) or node.args[2:] == (True,)
-        self._replace(node, node, QuantizedMean(quantizer, keepdim), (node.args[0],), quantizer)
+        module = QuantizedMean(quantizer, bool(self._mean_of(node)))
+        self._replace(node, node, module, (node.args[0],), quantizer)
 
     def _replace(
         self, first: fx.Node, last: fx.Node, module: nn.Module, args: tuple[Any, ...], output: Quantizer | None
@@ -510,4 +532,4 @@ def convert(prepared: fx.GraphModule) -> fx.GraphModule:
     for name, module in model.named_modules():
         if isinstance(module, Quantizer) and module.seen == 0:
             raise ValueError(f"{name} has seen no values: run the prepared model in train mode on some batches first")
-    return integer.converted(model)
+    return integer.convert_(model)

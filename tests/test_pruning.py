@@ -11,8 +11,7 @@ from torch import nn  # noqa: E402
 
 import pycompress as pc  # noqa: E402
 from pycompress import qat  # noqa: E402
-from pycompress.torch import GradualPruner, MovementPruner, count, cubic_sparsity  # noqa: E402
-from pycompress.torch.integer import IntegerConv2d, IntegerLinear  # noqa: E402
+from pycompress.torch import Conv2d, GradualPruner, Linear, MovementPruner, count, cubic_sparsity  # noqa: E402
 
 torch.set_num_threads(1)
 
@@ -255,19 +254,19 @@ def test_pruned_and_quantized_is_what_runs(kind, pattern, options, stored, bits)
     assert torch.equal(prepared(X), before(X))
     network = qat.convert(prepared)
     assert torch.allclose(network(X), prepared(X), rtol=1e-5, atol=1e-5)
-    layers = [m for m in network.modules() if isinstance(m, IntegerLinear | IntegerConv2d)]
-    assert [type(m.weight) for m in layers] == [pc.Int8Weight, pc.DepthwiseWeight, stored, stored, stored]
-    for m, mask in zip((layers[0], *layers[2:]), masks.values(), strict=True):
-        dense = m.weight.todense().reshape(mask.shape)
+    weights = [m.compressed for m in network.modules() if isinstance(m, Linear | Conv2d)]
+    assert [type(weight) for weight in weights] == [pc.Int8Weight, pc.DepthwiseWeight, stored, stored, stored]
+    for weight, mask in zip((weights[0], *weights[2:]), masks.values(), strict=True):
+        dense = weight.todense().reshape(mask.shape)
         assert (dense[mask.numpy() == 0] == 0).all()
-        if isinstance(m.weight, pc.BSRWeight):
-            assert m.weight.block == options["block"]
+        if isinstance(weight, pc.BSRWeight):
+            assert weight.block == options["block"]
     if stored is not pc.Int8Weight:
         # To the bit what the dense weight gives, and no more is multiplied than is stored.
-        dense = copy.deepcopy(network)
-        for m in dense.modules():
-            if isinstance(m, IntegerLinear | IntegerConv2d) and not isinstance(m.weight, pc.DepthwiseWeight):
-                m.weight = pc.Int8Weight(m.q, m.scale)
+        for m in prepared.modules():
+            if hasattr(m, "pruned_block"):
+                m.pruned_block = None
+        dense = qat.convert(prepared)
         assert torch.equal(dense(X), network(X))
         assert count(network, X).macs < count(dense, X).macs
 
@@ -280,7 +279,7 @@ def test_a_pruned_model_can_be_prepared():
     prepared = qat.prepare(model, X).train()
     prepared(X)
     network = qat.convert(prepared.eval())
-    assert [type(m.weight) for m in network.modules() if isinstance(m, IntegerLinear)] == [pc.BSRWeight] * 2
+    assert [type(m.compressed) for m in network.modules() if isinstance(m, Linear)] == [pc.BSRWeight] * 2
     assert torch.allclose(network(X), prepared(X), rtol=1e-5, atol=1e-5)
 
 

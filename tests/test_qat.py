@@ -1,12 +1,17 @@
 """Quantization-aware training: what is trained is what runs, to the bit; gradients; ranges; what is refused."""
 
+import io
+from collections import Counter
+
 import numpy as np
 import pytest
 
 torch = pytest.importorskip("torch")
+import safetensors.torch  # noqa: E402
 import torch.nn.functional as F  # noqa: E402, N812
 from torch import fx, nn  # noqa: E402
 
+import pycompress.torch as pct  # noqa: E402
 from pycompress import qat  # noqa: E402
 
 torch.set_num_threads(1)
@@ -121,6 +126,71 @@ def grid_of(prepared, node):
         node = node.args[0]
 
 
+def converted(name, **options):
+    prepared, x, _ = trained(name, steps=8, **options)
+    network = qat.convert(prepared.eval())
+    with torch.no_grad():
+        return network, x, network(x)
+
+
+@models
+def test_a_converted_network_is_of_the_modules_of_pycompress_torch(name):
+    network, _, _ = converted(name)
+    found = Counter(type(m) for m in network.modules() if m is not network)
+    known = Counter({kind: found[kind] for kind in (nn.Module, nn.Flatten, nn.Dropout)})
+    if name == "mlp":
+        assert found - known == {pct.Quantize: 1, pct.Linear: 4}
+    else:
+        assert found - known == {
+            pct.Quantize: 2, pct.Conv2d: 5, pct.MaxPool2d: 1, pct.Add: 1, nn.Softplus: 1, pct.Linear: 1,
+            pct.GlobalAveragePool2d: 1,
+        }  # fmt: skip
+    assert "Quantize((" in repr(network)
+
+
+@models
+@pytest.mark.parametrize("bits", [(8, 8), (3, 4)])
+def test_converted_networks_are_compiled_and_exported(name, bits):
+    network, x, wanted = converted(name, weight_bits=bits[0], activation_bits=bits[1])
+    torch._dynamo.reset()
+    with torch.no_grad():
+        assert torch.equal(torch.compile(network, fullgraph=True, backend="aot_eager")(x), wanted)
+        dim = torch.export.Dim("batch", min=2, max=64)
+        program = torch.export.export(network, (x[:5],), dynamic_shapes=({0: dim},))
+        file = io.BytesIO()
+        torch.export.save(program, file)
+        file.seek(0)
+        assert torch.equal(torch.export.load(file).module()(x), wanted)
+        for layout in (torch.contiguous_format, torch.channels_last):
+            if x.ndim == 4:
+                assert torch.equal(network(x.to(memory_format=layout)), wanted)
+
+
+@models
+@pytest.mark.parametrize("bits", [(8, 8), (3, 4)])
+def test_states_of_converted_networks(name, bits, tmp_path):
+    options = {"weight_bits": bits[0], "activation_bits": bits[1]}
+    network, x, wanted = converted(name, **options)
+    path = tmp_path / "network.safetensors"
+    safetensors.torch.save_file(network.state_dict(), path)
+    make, shape = MODELS[name]
+    fresh = pct.load_(qat.prepare(make().eval(), torch.zeros(1, *shape), **options), path)
+    with torch.no_grad():
+        assert torch.equal(fresh(x), wanted)
+        other = qat.prepare(make(), torch.zeros(1, *shape), **options).train()
+        other(3 * x + 1)
+        other = qat.convert(other.eval())
+        assert not torch.equal(other(x), wanted)
+        other.load_state_dict(network.state_dict())
+        assert torch.equal(other(x), wanted)
+        assert torch.equal(other.to(torch.bfloat16).to(torch.float32)(x), wanted)  # scales are not rounded
+    state = network.state_dict()
+    key = next(key for key in state if key.endswith("qparams") and key.startswith("quantize_"))
+    for wrong, error in [(state[key][:1], RuntimeError), (state[key] * torch.tensor([-1.0, 1.0]), ValueError)]:
+        with pytest.raises(error, match=r"size mismatch|positive"):
+            pct.load_(qat.prepare(make().eval(), torch.zeros(1, *shape), **options), state | {key: wrong})(x)
+
+
 def test_gradients_are_those_of_the_straight_through_estimator():
     layer, source, output = nn.Linear(3, 2), qat.Quantizer(), qat.Quantizer()
     for quantizer in (source, output):
@@ -150,6 +220,17 @@ def test_learned_scale_has_the_gradient_of_lsq():
     assert float(quantizer.scale.grad) == pytest.approx(wanted, rel=1e-5)
 
 
+def test_a_learned_scale_may_lose_its_sign():
+    prepared, x, _ = trained("mlp", steps=3, mode="learn", warmup=2)
+    for quantizer in (m for m in prepared.modules() if isinstance(m, qat.Quantizer)):
+        with torch.no_grad():
+            quantizer.scale.neg_()
+    network = qat.convert(prepared.eval())
+    with torch.no_grad():
+        assert torch.allclose(network(x), prepared(x), rtol=1e-6, atol=1e-6)
+        assert network(x).std() > 0
+
+
 def test_observed_ranges():
     quantizer = qat.Quantizer(momentum=0.5).train()
     quantizer(torch.tensor([-1.0, 3.0]))
@@ -177,6 +258,51 @@ def test_batch_norm_learns_what_it_would_have():
     assert torch.allclose(norm.running_mean, model[1].running_mean, atol=0.05)
     assert torch.allclose(norm.running_var, model[1].running_var, rtol=0.05)
     assert F.mse_loss(prepared.eval()(x), model.eval()(x)) < 0.01 * model(x).var()
+
+
+class Odd(nn.Module):
+    """A convolution, something with its result, and a layer that reads it."""
+
+    def __init__(self, how, channels=6):
+        super().__init__()
+        self.one, self.two = nn.Conv2d(3, 6, 3), nn.Conv2d(6, 4, 1)
+        self.head, self.act = nn.Linear(channels, 4), nn.ReLU()
+        self.pool = nn.MaxPool2d(2, ceil_mode=True)
+        self.how = how
+
+    def forward(self, x):
+        return self.how(self, self.one(x))
+
+
+ODD = {
+    "functional dropout": lambda m, y: m.two(F.dropout(F.relu(y), 0.5, m.training)),
+    "dropout by name": lambda m, y: m.two(F.dropout2d(y, training=m.training, p=0.9)),
+    "sum that broadcasts": lambda m, y: m.two(y + m.two(y)[:, :1]) + m.two(m.one_by_one(y) + y),
+    "pool that the kernels lack": lambda m, y: (m.two(y), m.pool(y)),
+    "mean of something else": lambda m, y: (m.two(y), y.mean(1), y.mean(), y.mean(dim=(2, 3)), y.mean((2, 3, 1))),
+    "mean by name": lambda m, y: m.head(torch.mean(y, dim=[-2, -1], keepdim=False)),
+    "mean that stays": lambda m, y: m.two(y.mean((2, 3), True)),
+    "view": lambda m, y: (m.two(y), y.view(y.shape[0], -1), m.two(y).view(y.shape[0], -1)),
+    "twice": lambda m, y: m.two(m.act(m.two(y).repeat(1, 2, 1, 1)[:, :6])),
+}
+
+
+@pytest.mark.parametrize("how", list(ODD))
+def test_what_stands_between_layers(how):
+    torch.manual_seed(0)
+    model = Odd(ODD[how])
+    if how == "sum that broadcasts":
+        model.one_by_one = nn.Sequential(nn.Conv2d(6, 6, 1), nn.AdaptiveAvgPool2d(1))
+    x = torch.randn(4, 3, 9, 7)
+    with torch.no_grad():
+        prepared = qat.prepare(model, x).train()
+        prepared(x)
+        prepared.eval()
+        found, wanted, floats = (f(x) for f in (qat.convert(prepared), prepared, model.eval()))
+    for f, w, e in zip(*([v] if torch.is_tensor(v) else v for v in (found, wanted, floats)), strict=True):
+        assert f.shape == w.shape == e.shape
+        assert torch.allclose(f, w, rtol=1e-5, atol=1e-5)
+        assert F.mse_loss(w, e) < 0.01 * e.square().mean()
 
 
 def test_what_is_not_known_stays_as_it_is():

@@ -255,7 +255,7 @@ WEIGHTS = {
 def test_opcheck_linear(kind):
     layer = pct.Linear(WEIGHTS[kind](torch.randn(8, 12).numpy()), torch.randn(8), activation="relu")
     for x in (torch.randn(3, 5, 12), torch.randn(3, 12, dtype=torch.float64)):
-        torch.library.opcheck(ops.linear, (x, layer.arrays, layer.layer))
+        torch.library.opcheck(torch.ops.pycompress.linear.default, (x, layer.arrays, layer.layer))
 
 
 def test_opcheck_uint8():
@@ -264,15 +264,48 @@ def test_opcheck_uint8():
     for kind, w in ((pc.Int8Weight, torch.randn(4, 6, 3, 2)), (pc.DepthwiseWeight, torch.randn(12, 1, 3, 2))):
         layer = pct.Conv2d(kind.from_float(w.numpy()), stride=(2, 1), padding=(1, 0, 1, 2), **scales)
         for image in (x, (x.float() - 128) * 0.1, ((x.float() - 128) * 0.1).contiguous()):
-            torch.library.opcheck(ops.conv2d, (image, layer.arrays, layer.layer))
+            torch.library.opcheck(torch.ops.pycompress.conv2d.default, (image, layer.arrays, layer.layer))
             assert torch.equal(layer(image), layer(x))
         for last in (False, True):
             layer = pct.Conv2d(kind.from_float(w.numpy()), x_qparams=(0.1, 128), channels_last=last)
-            torch.library.opcheck(ops.conv2d, (x, layer.arrays, layer.layer))
+            torch.library.opcheck(torch.ops.pycompress.conv2d.default, (x, layer.arrays, layer.layer))
             assert layer(x).is_contiguous() is not last
-    torch.library.opcheck(ops.max_pool2d, (x, [3, 2], [2, 2], [1, 0], [1, 2]))
+    torch.library.opcheck(torch.ops.pycompress.max_pool2d.default, (x, [3, 2], [2, 2], [1, 0], [1, 2]))
     linear = pct.Linear(pc.Int8Weight.from_float(torch.randn(4, 5).numpy()), **scales)
-    torch.library.opcheck(ops.linear, (x, linear.arrays, linear.layer))
+    torch.library.opcheck(torch.ops.pycompress.linear.default, (x, linear.arrays, linear.layer))
+
+
+@pytest.mark.parametrize("shape", [(2, 3, 4, 5), (3, 4, 5), (6,)])
+def test_opcheck_between_layers(shape):
+    """What stands between the layers of an integer network, against the operators of pycompress."""
+    find, x = torch.ops.pycompress, 3 * torch.randn(shape)
+    images = [x, x.to(memory_format=torch.channels_last)] if len(shape) == 4 else [x, x.double()]
+    for image in images:
+        for levels in (256, 32):
+            module = pct.Quantize((0.03, 7), levels)
+            torch.library.opcheck(find.quantize.default, (image, module.qparams))
+            q = pc.quantize_linear(x.numpy(), np.float32(0.03), np.uint8(7))
+            assert np.array_equal(module(image).numpy(), np.minimum(q, levels - 1))
+            assert len(shape) != 4 or module(image).is_contiguous(memory_format=torch.channels_last)
+    a = module(x)
+    assert torch.equal(pct.Dequantize((0.03, 7))(a), (a.float() - 7) * 0.03)
+    assert pct.Dequantize((0.03, 7)).half()(a).dtype == torch.float16
+    b = torch.randint(0, 256, shape[-1:], dtype=torch.uint8)
+    for levels, clamp in (((0, 255), None), ((3, 20), (0.0, 1.7))):
+        module = pct.Add((0.03, 7), (0.2, 100), (0.1, 3), levels)
+        torch.library.opcheck(find.add.default, (a, b, module.qparams))
+        wide = [np.ascontiguousarray(v) for v in np.broadcast_arrays(a.numpy(), b.numpy())]
+        qparams = {"a_qparams": (0.03, 7), "b_qparams": (0.2, 100), "y_qparams": (0.1, 3)}
+        assert np.array_equal(module(a, b).numpy(), pc.add(*wide, activation=clamp, **qparams))
+    if len(shape) == 4:
+        torch.library.opcheck(find.global_average_pool.default, (a,))
+        mean = pc.global_average_pool(a.contiguous().numpy(), layout="NCHW")
+        assert np.array_equal(pct.GlobalAveragePool2d(keepdim=True)(a).numpy(), mean)
+        assert np.array_equal(pct.GlobalAveragePool2d()(a).numpy(), mean[:, :, 0, 0])
+    with pytest.raises(TypeError, match="x is a tensor of"):
+        pct.Quantize((0.03, 7))(torch.zeros(shape, dtype=torch.int64))
+    with pytest.raises(TypeError, match="uint8"):
+        pct.Quantize((0.03, 7))(a)
 
 
 def test_compile():
@@ -560,13 +593,25 @@ def test_uint8_of_every_kind(steps):
     pct.compress_(model, {"rule": [steps]}, calibration=[x])
     assert dtypes(model, x)["0"] == (torch.float32, torch.uint8, (64, 1))
     assert error(model(x), wanted) < 0.6  # rank 20 of random numbers
-    x_qparams, y_qparams = (ops.qparams_of(array) for array in model[0].arrays[-2:])
+    x_qparams, y_qparams = (pc.QParams(*ops.qparams_of(array.tolist())) for array in model[0].arrays[-2:])
     q = pc.quantize_linear(x.numpy(), np.float32(x_qparams.scale), np.uint8(x_qparams.zero_point))
     middle = pc.linear(
         q, model[0].compressed, model[0].bias.numpy(), activation="relu", x_qparams=x_qparams, y_qparams=y_qparams
     )
     y = pc.linear(middle, model[2].compressed, model[2].bias.numpy(), x_qparams=y_qparams)
     assert np.array_equal(model(x).numpy(), y)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_a_chain_ends_in_the_dtype_of_the_model(dtype):
+    model, x = nn.Sequential(nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 8), nn.LayerNorm(8)).eval(), torch.randn(30, 8)
+    wanted = model(x)
+    for made in (pct.compress_(copy.deepcopy(model).to(dtype), STATIC, calibration=[x.to(dtype)]),
+                 pct.compress_(copy.deepcopy(model), STATIC, calibration=[x]).to(dtype)):  # fmt: skip
+        assert dtypes(made, x.to(dtype))["2"][:2] == (torch.uint8, dtype)
+        assert made(x.to(dtype)).dtype == dtype
+        assert torch.equal(torch.compile(made, fullgraph=True, backend="aot_eager")(x.to(dtype)), made(x.to(dtype)))
+        assert error(made(x.to(dtype)).float(), wanted) < 0.05
 
 
 def test_a_batch_norm_over_something_else_stays():
@@ -582,11 +627,11 @@ def test_ranges_are_those_of_all_inputs():
     x = torch.randn(3 * ROWS, 4)
     x[17, 2], x[ROWS + 1, 0] = 11.0, -7.5
     model = pct.compress_(nn.Sequential(nn.Linear(4, 4)).eval(), STATIC, calibration=x.split(1000))
-    assert ops.qparams_of(model[0].arrays[-1]) == pc.calibrate(x.numpy())
+    assert ops.qparams_of(model[0].arrays[-1].tolist()) == pc.calibrate(x.numpy())
     image = torch.rand(2, 4, 70, 60)
     image[1, 3, 41, 29], image[0, 0, 0, 0] = 5.0, -3.0
     model = pct.compress_(convolutions()[:1].eval(), STATIC, calibration=[image])
-    assert ops.qparams_of(model[0].arrays[-1]) == pc.calibrate(image.numpy())
+    assert ops.qparams_of(model[0].arrays[-1].tolist()) == pc.calibrate(image.numpy())
 
 
 # ---- which layers

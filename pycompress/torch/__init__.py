@@ -15,19 +15,24 @@ except ImportError as error:
 
 from .blocks import Count, DepthwiseSeparableConv2d, Fire, InvertedResidual, LowRankLinear, count, factorized
 from .compress import compress_, load_
-from .modules import Conv2d, Linear
+from .modules import Add, Conv2d, Dequantize, GlobalAveragePool2d, Linear, MaxPool2d, Quantize
 from .pruning import GradualPruner, MovementPruner, cubic_sparsity
 
 __all__ = [
+    "Add",
     "Conv2d",
     "Count",
     "DepthwiseSeparableConv2d",
+    "Dequantize",
     "Fire",
+    "GlobalAveragePool2d",
     "GradualPruner",
     "InvertedResidual",
     "Linear",
     "LowRankLinear",
+    "MaxPool2d",
     "MovementPruner",
+    "Quantize",
     "compress_",
     "count",
     "cubic_sparsity",

@@ -377,27 +377,18 @@ def count(model: nn.Module, example_input: Any) -> Count:
     """
     arrays: list[Any] = []
     for module in model.modules():
-        weight, bias = _compressed(module), getattr(module, "bias", None)
-        if weight is not None:
-            own = isinstance(module, Linear | Conv2d)  # whose bytes are those of buffers
-            arrays.append((_values(weight), 0 if own else weight.nbytes))
-            if bias is not None:
-                arrays.append((bias.numpy(), 0) if own else (bias, bias.nbytes))
+        if isinstance(module, Linear | Conv2d):
+            arrays.append(_values(module.compressed))
+            if module.bias is not None:
+                arrays.append(module.bias.numpy())
     tensors = list(model.parameters())
-    values = [*(t.detach() for t in tensors), *(torch.from_numpy(np.array(a)) for a, _ in arrays)]
-    size = sum(t.numel() * t.element_size() for t in (*tensors, *model.buffers())) + sum(b for _, b in arrays)
+    values = [*(t.detach() for t in tensors), *(torch.from_numpy(np.array(a)) for a in arrays)]
     return Count(
         sum(v.numel() for v in values),
         sum(int(torch.count_nonzero(v)) for v in values),
         _macs(model, example_input),
-        size,
+        sum(t.numel() * t.element_size() for t in (*tensors, *model.buffers())),
     )
-
-
-def _compressed(module: Any) -> Weight | None:
-    """The compressed weight of a module."""
-    weight = module.compressed if isinstance(module, Linear | Conv2d) else getattr(module, "weight", None)
-    return weight if isinstance(weight, Weight) else None
 
 
 def _values(weight: Weight) -> Any:
@@ -418,10 +409,9 @@ def _macs(model: nn.Module, example_input: Any) -> int:
 
     def add(module: Any, given: Any, result: Tensor) -> None:
         nonlocal kernels
-        weight: Any = _compressed(module)
-        kernels += result.numel() // weight.shape[0] * _values(weight).size
+        kernels += result.numel() // module.shape[0] * _values(module.compressed).size
 
-    handles = [m.register_forward_hook(add) for m in model.modules() if _compressed(m) is not None]
+    handles = [m.register_forward_hook(add) for m in model.modules() if isinstance(m, Linear | Conv2d)]
     modes = {m: m.training for m in model.modules()}
     try:
         with torch.no_grad(), FlopCounterMode(display=False) as counter:

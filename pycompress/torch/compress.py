@@ -12,15 +12,16 @@ import numpy as np
 import torch
 import torch.nn.functional as F  # noqa: N812
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
 import pycompress as pc
-from pycompress import pipeline
+from pycompress import pipeline, qat
 from pycompress.io import Info, Tensors
 from pycompress.ops import Activation
 from pycompress.recipe import Recipe
 
 from . import ops
+from .integer import convert_
 from .modules import EXTRA, Conv2d, Linear, MaxPool2d, read_state
 from .observe import PASSING, Observed, is_relu, observe, padding_of
 
@@ -95,13 +96,17 @@ def load_(model: nn.Module, state: Mapping[str, Tensor] | str | os.PathLike[str]
     """Make of a new float model the compressed one whose state_dict this is, in place, and return it.
 
     state: a state_dict of a model after `compress_`, or the path of a safetensors file with it. The layers that were
-    compressed are replaced, whatever is in them; then the state is loaded. Raises ValueError and RuntimeError for a
-    state that does not fit the model, FormatError for one that is broken.
+    compressed are replaced, whatever is in them; then the state is loaded. A network that `qat.convert` made is loaded
+    into what `qat.prepare` makes of a new model; it need not have seen any values.
+
+    Raises ValueError and RuntimeError for a state that does not fit the model, FormatError for one that is broken.
     """
     if isinstance(state, str | os.PathLike):
         from safetensors.torch import load_file
 
         state = load_file(state)
+    if isinstance(model, fx.GraphModule) and any(isinstance(m, qat.Quantizer) for m in model.modules()):
+        convert_(model)
     modules = dict(model.named_modules(remove_duplicate=False))
     for key in [key for key in state if key.endswith(f".{EXTRA}")]:
         name = key.removesuffix(f".{EXTRA}")

@@ -1,4 +1,4 @@
-"""The integer network that `pycompress.qat.convert` makes: modules that take and give uint8, and call the kernels."""
+"""The integer network of a prepared one: the modules of this package in the places of those of `pycompress.qat`."""
 
 from __future__ import annotations
 
@@ -6,21 +6,23 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, fx, nn
+from torch import fx, nn
 
 import pycompress as pc
 from pycompress import qat
+from pycompress.ops import Activation
 
-from .modules import MaxPool2d
+from .modules import Add, Conv2d, Dequantize, GlobalAveragePool2d, Linear, MaxPool2d, Quantize
+from .observe import padding_of
+from .ops import clamp_of
 
-__all__ = ["Dequantize", "IntegerAdd", "IntegerConv2d", "IntegerLinear", "Quantize", "converted"]
+__all__ = ["convert_"]
 
-
-NAMES: dict[Any, str] = {(0.0, np.inf): "relu", (0.0, 6.0): "relu6"}  # the short way into the kernel
+_NAMES: dict[Any, str] = {(0.0, np.inf): "relu", (0.0, 6.0): "relu6"}  # the short way into the kernel
 SPARSE_FROM = 0.5  # zeros from which a pruned weight is held sparse
 
 
-def matrix_weight(q: Any, scale: Any, block: tuple[int, int] | None) -> Any:
+def _matrix(q: Any, scale: Any, block: tuple[int, int] | None) -> Any:
     """The weight q * scale, q int8 [N, K]: sparse where it was pruned in blocks (of 1 x 1: in any way)."""
     if block is None or not q.size or np.count_nonzero(q) > (1 - SPARSE_FROM) * q.size:
         return pc.Int8Weight(q, scale)
@@ -31,154 +33,52 @@ def matrix_weight(q: Any, scale: Any, block: tuple[int, int] | None) -> Any:
     return pc.BSRWeight(bsr.data.astype(np.int8), bsr.indices, bsr.indptr, q.shape, scale)
 
 
-def nhwc(x: Tensor) -> Any:
-    """[B, C, H, W] as an array [B, H, W, C]; a view where the tensor is in channels_last."""
-    return x.permute(0, 2, 3, 1).contiguous().numpy()
+def _layer(old: qat.QuantizedLayer) -> Linear | Conv2d:
+    layer: Any = old.layer
+    with torch.no_grad():
+        w, bias = old.folded()
+        levels, scales = qat.quantized_weight(w, old.weight_bits)
+    q, scale, block = levels.to(torch.int8).numpy(), scales.numpy(), getattr(layer, "pruned_block", None)
+    more: dict[str, Any] = {
+        "activation": _activation(old),
+        "x_qparams": old.source.grid(),
+        "y_qparams": None if old.output is None else old.output.grid(),
+    }
+    if isinstance(layer, nn.Linear):
+        return Linear(_matrix(q, scale, block), bias, **more)
+    weight: Any
+    if layer.groups == layer.in_channels and layer.groups > 1:
+        weight = pc.DepthwiseWeight(q, scale)
+    elif layer.kernel_size == (1, 1) and layer.groups == 1:
+        weight = _matrix(q[:, :, 0, 0], scale, block)
+    else:
+        weight = pc.Int8Weight(q, scale)
+    more |= {"stride": layer.stride, "padding": padding_of(layer), "dilation": layer.dilation, "groups": layer.groups}
+    return Conv2d(weight, bias, **more)
 
 
-def nchw(y: Any) -> Tensor:
-    """The way back: a tensor in channels_last."""
-    return torch.from_numpy(y).permute(0, 3, 1, 2)
+def _activation(old: qat.QuantizedLayer) -> Activation:
+    """That of a layer; a clamp also keeps a result of fewer bits within them."""
+    if old.output is None or isinstance(old.activation, str):
+        return _NAMES.get(old.activation, old.activation)
+    return clamp_of(old.output.bounds(old.activation), old.output.grid())
 
 
-class Quantize(nn.Module):
-    """float32 -> uint8."""
-
-    def __init__(self, quantizer: qat.Quantizer) -> None:
-        super().__init__()
-        self.qparams, self.levels = pc.QParams(*quantizer.grid()), quantizer.levels
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = x.detach().contiguous(memory_format=torch.channels_last if x.ndim == 4 else torch.contiguous_format)
-        array = nhwc(x) if x.ndim == 4 else x.numpy()
-        q = pc.quantize_linear(array, np.float32(self.qparams.scale), np.uint8(self.qparams.zero_point))
-        q = np.minimum(q, self.levels, dtype=np.uint8) if self.levels < 255 else q
-        return nchw(q) if x.ndim == 4 else torch.from_numpy(q)
-
-
-class Dequantize(nn.Module):
-    """uint8 -> float32."""
-
-    def __init__(self, quantizer: qat.Quantizer) -> None:
-        super().__init__()
-        self.qparams = pc.QParams(*quantizer.grid())
-
-    def forward(self, x: Tensor) -> Tensor:
-        return (x.float() - self.qparams.zero_point) * self.qparams.scale
-
-
-class _Layer(nn.Module):
-    """What an integer layer keeps: the weight as q and scale, the bias, and the scales on both sides."""
-
-    def __init__(self, layer: qat.QuantizedLayer) -> None:
-        super().__init__()
-        with torch.no_grad():
-            w, b = layer.folded()
-            q, scale = qat.quantized_weight(w, layer.weight_bits)
-        self.q, self.scale = q.to(torch.int8).numpy(), scale.float().numpy()
-        self.bias = None if b is None else b.detach().float().numpy()
-        self.block: tuple[int, int] | None = getattr(layer.layer, "pruned_block", None)
-        self.x_qparams = pc.QParams(*layer.source.grid())
-        self.y_qparams = None if layer.output is None else pc.QParams(*layer.output.grid())
-        self.activation: Any = NAMES.get(layer.activation, layer.activation)
-        if layer.output is not None and layer.output.levels < 255:
-            self.activation = narrowed(layer.activation, layer.output)
-
-    @property
-    def arguments(self) -> dict[str, Any]:
-        return {"activation": self.activation, "x_qparams": self.x_qparams, "y_qparams": self.y_qparams}
-
-
-def narrowed(activation: Any, output: qat.Quantizer) -> tuple[float, float]:
-    """A clamp that keeps fewer than 256 levels."""
-    scale, zero_point = output.grid()
-    low, high = activation or (-np.inf, np.inf)
-    return max(low, -zero_point * scale), min(high, (output.levels - zero_point) * scale)
-
-
-class IntegerLinear(_Layer):
-    """x uint8 [..., K] -> uint8 or float32 [..., N]."""
-
-    def __init__(self, layer: qat.QuantizedLayer) -> None:
-        super().__init__(layer)
-        self.weight = matrix_weight(self.q, self.scale, self.block)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return torch.from_numpy(pc.linear(x.contiguous().numpy(), self.weight, self.bias, **self.arguments))
-
-
-class IntegerConv2d(_Layer):
-    """x uint8 [B, C, H, W] -> uint8 or float32, both in channels_last."""
-
-    def __init__(self, layer: qat.QuantizedLayer) -> None:
-        super().__init__(layer)
-        conv = layer.layer
-        self.depthwise = conv.groups == conv.in_channels and conv.groups > 1
-        self.weight: Any
-        if self.depthwise:
-            self.weight = pc.DepthwiseWeight(self.q, self.scale)
-        elif conv.kernel_size == (1, 1) and conv.groups == 1:
-            self.weight = matrix_weight(self.q[:, :, 0, 0], self.scale, self.block)
-        else:
-            self.weight = pc.Int8Weight(self.q, self.scale)
-        top, left = conv.padding
-        self.geometry: dict[str, Any] = {
-            "stride": conv.stride,
-            "padding": (top, left, top, left),
-            "dilation": conv.dilation,
-        }
-        if not self.depthwise:
-            self.geometry["groups"] = conv.groups
-
-    def forward(self, x: Tensor) -> Tensor:
-        run: Any = pc.depthwise_conv2d if self.depthwise else pc.conv2d
-        return nchw(run(nhwc(x), self.weight, self.bias, **self.geometry, **self.arguments))
-
-
-class IntegerAdd(nn.Module):
-    """The sum of two uint8 images."""
-
-    def __init__(self, add: qat.QuantizedAdd) -> None:
-        super().__init__()
-        a, b = (pc.QParams(*source.grid()) for source in add._sources)
-        activation: Any = add.activation
-        if add.output.levels < 255:
-            activation = narrowed(activation, add.output)
-        self.arguments: dict[str, Any] = {"a_qparams": a, "b_qparams": b, "y_qparams": pc.QParams(*add.output.grid())}
-        self.activation = activation
-
-    def forward(self, a: Tensor, b: Tensor) -> Tensor:
-        arrays = (nhwc(a), nhwc(b)) if a.ndim == 4 else (a.contiguous().numpy(), b.contiguous().numpy())
-        y = pc.add(*arrays, activation=self.activation, **self.arguments)
-        return nchw(y) if a.ndim == 4 else torch.from_numpy(y)
-
-
-class IntegerMean(nn.Module):
-    """The mean of each channel."""
-
-    def __init__(self, mean: qat.QuantizedMean) -> None:
-        super().__init__()
-        self.keepdim = mean.keepdim
-
-    def forward(self, x: Tensor) -> Tensor:
-        y = nchw(pc.global_average_pool(nhwc(x)))
-        return y if self.keepdim else y.flatten(1)
-
-
-def converted(model: fx.GraphModule) -> fx.GraphModule:
-    """Replace what `pycompress.qat.prepare` put in; a copy has been made."""
+def convert_(model: fx.GraphModule) -> fx.GraphModule:
+    """Replace what `pycompress.qat.prepare` put in, in place."""
     modules, graph = dict(model.named_modules()), model.graph
     quantized: dict[fx.Node, qat.Quantizer] = {}  # nodes that give uint8
     for node in list(graph.nodes):
         old = modules.get(str(node.target)) if node.op == "call_module" else None
-        new, output = _integer(old, quantized.get(node.args[0]) if node.args else None)
+        new, output = _integer(old)
+        if new is None and node.args and node.args[0] in quantized and qat.keeps(node, old):
+            output = quantized[node.args[0]]
+            new = MaxPool2d.of(old) if isinstance(old, nn.MaxPool2d) else None
         if new is not None:
             model.set_submodule(str(node.target), new)
-        elif node.target in (torch.flatten, "flatten") and node.args[0] in quantized:
-            output = quantized[node.args[0]]
         if output is not None:
             quantized[node] = output
-        if new is None and output is None:
+        elif new is None:
             _dequantize_inputs(model, node, quantized)
     graph.lint()
     model.delete_all_unused_submodules()
@@ -186,23 +86,18 @@ def converted(model: fx.GraphModule) -> fx.GraphModule:
     return model
 
 
-def _integer(old: nn.Module | None, source: qat.Quantizer | None) -> tuple[nn.Module | None, qat.Quantizer | None]:
-    """What takes a module's place, and the quantizer of its uint8 result; None for what stays."""
+def _integer(old: nn.Module | None) -> tuple[nn.Module | None, qat.Quantizer | None]:
+    """What takes the place of a module of `qat`, and the quantizer of its result where that is uint8."""
     if isinstance(old, qat.Quantizer):
-        return Quantize(old), old
+        return Quantize(old.grid(), old.levels + 1), old
     if isinstance(old, qat.QuantizedLayer):
-        return (IntegerLinear if isinstance(old.layer, nn.Linear) else IntegerConv2d)(old), old.output
+        return _layer(old), old.output
     if isinstance(old, qat.QuantizedAdd):
-        return IntegerAdd(old), old.output
-    if source is None:
-        return None, None
+        a, b, y = (quantizer.grid() for quantizer in (*old.sources, old.output))
+        return Add(a, b, y, old.output.bounds(old.activation)), old.output
     if isinstance(old, qat.QuantizedMean):
-        return IntegerMean(old), source
-    if isinstance(old, nn.MaxPool2d):
-        return MaxPool2d.of(old), source
-    if isinstance(old, nn.Flatten | nn.Identity):
-        return old, source
-    return (nn.Identity(), source) if isinstance(old, nn.Dropout | nn.Dropout2d) else (None, None)
+        return GlobalAveragePool2d(old.keepdim), old.source
+    return None, None
 
 
 def _dequantize_inputs(model: fx.GraphModule, node: fx.Node, quantized: dict[fx.Node, qat.Quantizer]) -> None:
@@ -211,7 +106,7 @@ def _dequantize_inputs(model: fx.GraphModule, node: fx.Node, quantized: dict[fx.
         if source in quantized:
             name = f"dequantize_{source.name}"
             if not hasattr(model, name):
-                model.add_submodule(name, Dequantize(quantized[source]))
+                model.add_submodule(name, Dequantize(quantized[source].grid()))
             with model.graph.inserting_before(node):
                 made = model.graph.call_module(name, (source,))
             node.replace_input_with(source, made)

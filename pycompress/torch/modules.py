@@ -1,4 +1,4 @@
-"""Linear and Conv2d by the kernels of pycompress."""
+"""Linear and Conv2d by the kernels of pycompress, and what stands between them in a network of integers."""
 
 from __future__ import annotations
 
@@ -14,21 +14,36 @@ from pycompress.ops import Activation, QParamsLike
 
 from . import ops
 
-__all__ = ["Conv2d", "Linear", "MaxPool2d", "read_state"]
-
-_is_compiling, _is_tracing = torch.compiler.is_compiling, torch.jit.is_tracing
-_modes = torch._C._len_torch_dispatch_stack
+__all__ = ["Add", "Conv2d", "Dequantize", "GlobalAveragePool2d", "Linear", "MaxPool2d", "Quantize", "read_state"]
 
 EXTRA = "_extra_state"  # torch's key for what `get_extra_state` gives
 
 
-class _Layer(nn.Module):
+class _Module(nn.Module):
+    """One operator. The types of its buffers are part of what it computes, and stay."""
+
+    dtype = torch.float32  # which the model has; the buffers have their own
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> _Module:
+        """`.to`, `.half`, `.share_memory` and the like."""
+        for name, old in self._buffers.items():
+            if old is None:
+                continue
+            new = fn(old)
+            if new.device.type not in ("cpu", "meta"):
+                raise RuntimeError(f"layers of pycompress run on the CPU, and cannot be moved to {new.device}")
+            if new.dtype != old.dtype:
+                new = old if new.device == old.device else old.to(new.device)
+            self._buffers[name] = new
+        self.dtype = fn(torch.empty(0, dtype=self.dtype)).dtype
+        return self
+
+
+class _Layer(_Module):
     """Buffers with the arrays of a compressed weight, bias and scales; all else is in `layer`, see `ops`."""
 
-    _op: Any
-    _run: Any
+    _op: Callable[..., Tensor]
     layer: str
-    dtype = torch.float32  # which the model has, and `weight` tells; the arrays have their own
 
     def _settle(
         self,
@@ -87,16 +102,8 @@ class _Layer(nn.Module):
         return torch.full((), math.nan, dtype=self.dtype, device=self.arrays[0].device).expand(self.shape)
 
     def forward(self, input: Tensor) -> Tensor:
-        if (
-            _is_compiling()
-            or type(input) is not Tensor
-            or not input.is_cpu
-            or (input.requires_grad and torch.is_grad_enabled())
-            or _modes()  # somebody wants to see the operator
-            or _is_tracing()
-        ):
-            return self._op(input, self.arrays, self.layer)
-        return self._run(input, self.arrays, self.layer)  # without the dispatcher, which takes longer than a small x
+        y = self._op(input, self.arrays, self.layer)
+        return y.to(self.dtype) if input.dtype is torch.uint8 and y.is_floating_point() else y
 
     def extra_repr(self) -> str:
         found = ops.parse(self.layer)
@@ -132,19 +139,6 @@ class _Layer(nn.Module):
         except (TypeError, ValueError) as error:
             error_msgs.append(f"{prefix.rstrip('.')}: {error}")
         unexpected_keys.extend(prefix + name for name in mine if name not in (*self._names, EXTRA))
-
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> _Layer:
-        """`.to`, `.half`, `.share_memory` and the like: the types of the arrays are part of the weight, and stay."""
-        for name in self._names:
-            old: Any = self._buffers[name]
-            new = fn(old)
-            if new.device.type not in ("cpu", "meta"):
-                raise RuntimeError(f"layers of pycompress run on the CPU, and cannot be moved to {new.device}")
-            if new.dtype != old.dtype:
-                new = old if new.device == old.device else old.to(new.device)
-            self._buffers[name] = new
-        self.dtype = fn(torch.empty(0, dtype=self.dtype)).dtype
-        return self
 
 
 def read_state(state: dict[str, Any], like: str | None = None) -> tuple[dict[str, Tensor], str]:
@@ -187,7 +181,6 @@ class Linear(_Layer):
     """
 
     _op = staticmethod(ops.linear)
-    _run = staticmethod(ops.run_linear)
 
     def __init__(
         self,
@@ -221,7 +214,6 @@ class Conv2d(_Layer):
     """
 
     _op = staticmethod(ops.conv2d)
-    _run = staticmethod(ops.run_conv2d)
 
     def __init__(
         self,
@@ -260,6 +252,65 @@ class Conv2d(_Layer):
     @property
     def stride(self) -> tuple[int, ...]:
         return tuple(ops.parse(self.layer)["geometry"]["stride"])
+
+
+class _Between(_Module):
+    """What has scales and zero points, and no weight: `qparams`, as the operator takes them."""
+
+    qparams: Tensor
+
+    def __init__(self, *pairs: tuple[float, float]) -> None:
+        super().__init__()
+        self.register_buffer("qparams", torch.tensor(pairs, dtype=torch.float32, device="cpu"))
+
+    def extra_repr(self) -> str:
+        return ", ".join(f"({one:.4g}, {other:.4g})" for one, other in self.qparams.tolist())
+
+
+class Quantize(_Between):
+    """float -> uint8 as `pycompress.quantize_linear`; images in channels_last. levels: 2^bits of the result."""
+
+    def __init__(self, qparams: QParamsLike, levels: int = 256) -> None:
+        super().__init__(pc.QParams(*qparams), (0, levels - 1))
+
+    def forward(self, input: Tensor) -> Tensor:
+        return ops.quantize(input, self.qparams)
+
+
+class Dequantize(_Between):
+    """uint8 -> (q - zero_point) * scale in float32, then in the dtype of the model; contiguous."""
+
+    def __init__(self, qparams: QParamsLike) -> None:
+        super().__init__(pc.QParams(*qparams))
+
+    def forward(self, input: Tensor) -> Tensor:
+        scale, zero_point = self.qparams[0]
+        q = input.to(torch.float32, memory_format=torch.contiguous_format)
+        return ((q - zero_point) * scale).to(self.dtype)
+
+
+class Add(_Between):
+    """The sum of uint8 tensors as `pycompress.add`, of shapes that broadcast. levels: the least and the highest of the
+    result, by which it is clamped.
+    """
+
+    def __init__(self, a: QParamsLike, b: QParamsLike, y: QParamsLike, levels: tuple[int, int] = (0, 255)) -> None:
+        super().__init__(*(pc.QParams(*pair) for pair in (a, b, y)), levels)
+
+    def forward(self, input: Tensor, other: Tensor) -> Tensor:
+        return ops.add(input, other, self.qparams)
+
+
+class GlobalAveragePool2d(_Module):
+    """The mean of each channel as `pycompress.global_average_pool`: uint8 [B, C, H, W] -> [B, C], or [B, C, 1, 1]."""
+
+    def __init__(self, keepdim: bool = False) -> None:
+        super().__init__()
+        self.keepdim = keepdim
+
+    def forward(self, input: Tensor) -> Tensor:
+        y = ops.global_average_pool(input)
+        return y[:, :, None, None] if self.keepdim else y
 
 
 class MaxPool2d(nn.MaxPool2d):

@@ -1,12 +1,16 @@
-"""The operators of `torch.ops.pycompress`: what the modules of this package call.
+"""The operators of `torch.ops.pycompress`, and functions of the same names by which modules call them.
 
     linear(Tensor x, Tensor[] arrays, str layer) -> Tensor
     conv2d(Tensor x, Tensor[] arrays, str layer) -> Tensor
+    quantize(Tensor x, Tensor qparams) -> Tensor
+    add(Tensor a, Tensor b, Tensor qparams) -> Tensor
+    global_average_pool(Tensor x) -> Tensor
     max_pool2d(Tensor x, int[] kernel, int[] stride, int[] padding, int[] dilation) -> Tensor
 
-`layer` is JSON: the kind of weight, the activation, the geometry; `arrays` the tensors that it names (`names`), as they
-are stored. So `torch.compile` sees plain tensors, and `torch.export` writes them into its file; the weight that is
-packed for this CPU is made at the first call, and kept as long as its first tensor lives (`ready`).
+`qparams` are rows of a scale and a zero point; one more holds the lowest and the highest level of the result. `layer`
+is JSON: the kind of weight, the activation, the geometry; `arrays` the tensors that it names (`names`), as they are
+stored. So `torch.compile` sees plain tensors, and `torch.export` writes them into its file; the weight that is packed
+for this CPU is made at the first call, and kept as long as its first tensor lives (`ready`).
 """
 
 from __future__ import annotations
@@ -25,19 +29,22 @@ from torch import Tensor
 import pycompress as pc
 from pycompress import _backend
 from pycompress.io import schema
+from pycompress.ops import Activation
 from pycompress.ops import _activation as check_activation
 
 __all__ = [
+    "add",
+    "clamp_of",
     "conv2d",
     "describe",
+    "global_average_pool",
     "linear",
     "max_pool2d",
     "names",
     "pair",
     "parse",
+    "quantize",
     "read",
-    "run_conv2d",
-    "run_linear",
     "weight_of",
 ]
 
@@ -79,10 +86,10 @@ def read(text: bytes, arrays: Mapping[str, Tensor]) -> str:
         if missing:
             raise ValueError(f"{missing[0]!r} is missing")
         made = _Ready([arrays[name] for name in names(layer)], layer)
-        check_activation(made.activation)
-        outputs = made.weight.shape[:1]
-        if made.bias is not None and (made.bias.shape != outputs or made.bias.dtype != np.float32):
-            raise ValueError(f"bias has shape {made.bias.shape} and is {made.bias.dtype}, wanted {outputs} in float32")
+        check_activation(made.arguments["activation"])
+        bias, outputs = made.arguments["bias"], made.weight.shape[:1]
+        if bias is not None and (bias.shape != outputs or bias.dtype != np.float32):
+            raise ValueError(f"bias has shape {bias.shape} and is {bias.dtype}, wanted {outputs} in float32")
     except (TypeError, ValueError, ArithmeticError, RecursionError) as error:
         raise pc.FormatError(f"no layer of pycompress: {error}") from None
     return layer
@@ -98,20 +105,21 @@ def weight_of(arrays: Sequence[Tensor], layer: str) -> Any:
 class _Ready:
     """A layer whose arrays have been checked. It holds for these tensors, as long as nobody changes them."""
 
-    __slots__ = (
-        "activation", "arguments", "bias", "ids", "key", "layer", "rest", "versions", "weight", "x_qparams", "y_qparams"
-    )  # fmt: skip
+    __slots__ = ("arguments", "ids", "key", "layer", "rest", "versions", "weight", "x_qparams", "y_qparams")
 
     def __init__(self, arrays: Sequence[Tensor], layer: str) -> None:
         found = parse(layer)
         beside = {name: array.detach() for name, array in zip(names(layer), arrays, strict=True)}
         self.weight = weight_of(arrays, layer)
+        self.x_qparams, self.y_qparams = (
+            pc.QParams(*qparams_of(beside[name].tolist())) if name in beside else None
+            for name in ("x_qparams", "y_qparams")
+        )
+        given = {"activation": found["activation"], **found.get("geometry", {})}
+        self.arguments: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in given.items()}
         # A copy: torch moves memory that it shares with other processes.
-        self.bias = beside["bias"].numpy().copy() if "bias" in beside else None
-        self.x_qparams, self.y_qparams = (qparams_of(beside.get(name)) for name in ("x_qparams", "y_qparams"))
-        activation = found["activation"]
-        self.activation = tuple(activation) if isinstance(activation, list) else activation
-        self.arguments = {k: tuple(v) if isinstance(v, list) else v for k, v in found.get("geometry", {}).items()}
+        self.arguments["bias"] = beside["bias"].numpy().copy() if "bias" in beside else None
+        self.arguments |= {"x_qparams": self.x_qparams, "y_qparams": self.y_qparams}
         self.layer, self.versions = layer, _versions(arrays)
         self.ids, self.rest = tuple(map(id, arrays)), arrays[1:]  # kept, so that no other tensor gets their ids
         key = id(arrays[0])
@@ -145,12 +153,16 @@ def _versions(arrays: Sequence[Tensor]) -> tuple[int, ...]:
         return ()
 
 
-def qparams_of(pair: Tensor | None) -> pc.QParams | None:
-    """From float32 [2], scale and zero point."""
-    if pair is None:
-        return None
-    scale, zero_point = pair.tolist()
-    return pc.QParams(scale, int(zero_point))
+def qparams_of(pair: Sequence[float]) -> tuple[float, int]:
+    """Scale and zero point, of a buffer that holds floats."""
+    scale, zero_point = pair
+    return scale, int(zero_point)
+
+
+def clamp_of(levels: Sequence[float], qparams: Sequence[float]) -> Activation:
+    """The activation that leaves the lowest to the highest of these levels of uint8."""
+    (low, high), (scale, zero_point) = levels, qparams
+    return None if (low, high) == (0, 255) else ((low - zero_point) * scale, (high - zero_point) * scale)
 
 
 def _threads() -> int:
@@ -182,15 +194,7 @@ def _quantized(x: Any, layer: _Ready) -> Any:
 def run_linear(x: Tensor, arrays: Sequence[Tensor], layer: str) -> Tensor:
     """[..., K] -> [..., N]; memory is shared with NumPy on both sides."""
     now, given = ready(arrays, layer), _input(x)
-    y = pc.linear(
-        given.numpy() if now.y_qparams is None else _quantized(given.numpy(), now),
-        now.weight,
-        now.bias,
-        activation=now.activation,
-        x_qparams=now.x_qparams,
-        y_qparams=now.y_qparams,
-        num_threads=_threads(),
-    )
+    y = pc.linear(_quantized(given.numpy(), now), now.weight, num_threads=_threads(), **now.arguments)
     result = torch.from_numpy(y)
     return result if given.dtype is x.dtype or now.y_qparams is not None else result.to(x.dtype)
 
@@ -205,6 +209,18 @@ def _result_in_channels_last(x: Tensor, found: Any) -> bool:
     if "y_qparams" in found["beside"]:
         return True
     return bool(found["channels_last"]) if x.dtype is torch.uint8 else _in_channels_last(x)
+
+
+def _nhwc(x: Tensor, change: Callable[[Any], Any]) -> Any:
+    """An image as an array [B, H, W, C], each value changed; that may make it smaller, and so comes first."""
+    if _in_channels_last(x):
+        return change(x.permute(0, 2, 3, 1).numpy())
+    return _turned(change(x.contiguous().numpy()), 1)
+
+
+def _image(y: Any) -> Tensor:
+    """The tensor of [B, H, W, C], over its memory."""
+    return torch.from_numpy(y).permute(0, 3, 1, 2)
 
 
 def _turned(image: Any, channels: int) -> Any:
@@ -225,29 +241,15 @@ def run_conv2d(x: Tensor, arrays: Sequence[Tensor], layer: str) -> Tensor:
         raise ValueError(f"x has shape {tuple(x.shape)}, wanted [B, C, H, W]")
     now, given = ready(arrays, layer), _input(x)
     last = _result_in_channels_last(x, parse(layer))
-    if _in_channels_last(given):
-        image, layout = _quantized(given.permute(0, 2, 3, 1).numpy(), now), "NHWC"
-    elif last:
-        image, layout = _turned(_quantized(given.contiguous().numpy(), now), 1), "NHWC"
+    if last or _in_channels_last(given):
+        image, layout = _nhwc(given, lambda array: _quantized(array, now)), "NHWC"
     else:
         image, layout = _quantized(given.numpy(), now), "NCHW"  # the kernels transpose it, both ways
     run: Any = pc.depthwise_conv2d if isinstance(now.weight, pc.DepthwiseWeight) else pc.conv2d
-    y = run(
-        image,
-        now.weight,
-        now.bias,
-        activation=now.activation,
-        x_qparams=now.x_qparams,
-        y_qparams=now.y_qparams,
-        layout=layout,
-        num_threads=_threads(),
-        **now.arguments,
-    )
+    y = run(image, now.weight, layout=layout, num_threads=_threads(), **now.arguments)
     if layout == "NHWC" and not last:
         y = _turned(y, 3)
-    result = torch.from_numpy(y)
-    if last:
-        result = result.permute(0, 3, 1, 2)
+    result = _image(y) if last else torch.from_numpy(y)
     return result if given.dtype is x.dtype or now.y_qparams is not None else result.to(x.dtype)
 
 
@@ -256,12 +258,49 @@ def pair(value: int | Sequence[int]) -> list[int]:
     return [value, value] if isinstance(value, int) else list(value)
 
 
+def run_quantize(x: Tensor, qparams: Tensor) -> Tensor:
+    """float -> uint8, images in channels_last."""
+    pair, (_, high) = qparams.tolist()
+    scale, zero_point = qparams_of(pair)
+
+    def quantized(array: Any) -> Any:
+        q = pc.quantize_linear(array, np.float32(scale), np.uint8(zero_point))
+        return q if high == 255 else np.minimum(q, np.uint8(high), out=q)
+
+    given = _input(x)
+    return _image(_nhwc(given, quantized)) if x.ndim == 4 else torch.from_numpy(quantized(given.numpy()))
+
+
+def run_add(a: Tensor, b: Tensor, qparams: Tensor) -> Tensor:
+    """uint8, of shapes that broadcast; images in channels_last."""
+    of_a, of_b, of_y, levels = qparams.tolist()
+    if a.shape != b.shape:
+        a, b = torch.broadcast_tensors(a, b)
+    image = a.ndim == 4
+    arrays = ((x.permute(0, 2, 3, 1) if image else x).numpy() for x in (a, b))
+    y = pc.add(
+        *arrays,
+        a_qparams=qparams_of(of_a),
+        b_qparams=qparams_of(of_b),
+        y_qparams=qparams_of(of_y),
+        activation=clamp_of(levels, of_y),
+        num_threads=_threads(),
+    )
+    return _image(y) if image else torch.from_numpy(y)
+
+
+def run_global_average_pool(x: Tensor) -> Tensor:
+    """uint8 [B, C, H, W] -> [B, C] of the same scale and zero point."""
+    y = pc.global_average_pool(x.permute(0, 2, 3, 1).numpy(), num_threads=_threads())
+    return torch.from_numpy(y.reshape(y.shape[0], y.shape[3]))
+
+
 def run_max_pool2d(x: Tensor, kernel: list[int], stride: list[int], padding: list[int], dilation: list[int]) -> Tensor:
     """uint8 images, the result in channels_last."""
     window: Any = {"stride": tuple(stride), "padding": tuple(padding), "dilation": tuple(dilation)}
     image: Any = x.permute(0, 2, 3, 1).numpy()
     y = pc.max_pool2d(image, (kernel[0], kernel[1]), **window, num_threads=_threads())
-    return torch.from_numpy(y).permute(0, 3, 1, 2)
+    return _image(y)
 
 
 # ---- for the compiler: shapes alone
@@ -289,13 +328,32 @@ def _fake_conv2d(x: Tensor, arrays: Sequence[Tensor], layer: str) -> Tensor:
     sizes = _sizes(x, kernel, geometry["stride"], (top + bottom, left + right), geometry["dilation"])
     dtype = _result_dtype(x, found)
     if _result_in_channels_last(x, found):
-        return x.new_empty((x.shape[0], *sizes, outputs), dtype=dtype).permute(0, 3, 1, 2)
+        return _empty_image(x, (x.shape[0], outputs, *sizes), dtype)
     return x.new_empty((x.shape[0], outputs, *sizes), dtype=dtype)
+
+
+def _fake_quantize(x: Tensor, qparams: Tensor) -> Tensor:
+    return _empty_image(x, x.shape) if x.ndim == 4 else x.new_empty(x.shape, dtype=torch.uint8)
+
+
+def _fake_add(a: Tensor, b: Tensor, qparams: Tensor) -> Tensor:
+    shape = torch.broadcast_shapes(a.shape, b.shape)
+    return _empty_image(a, shape) if len(shape) == 4 else a.new_empty(shape)
+
+
+def _fake_global_average_pool(x: Tensor) -> Tensor:
+    return x.new_empty(x.shape[:2])
 
 
 def _fake_max_pool2d(x: Tensor, kernel: Any, stride: Any, padding: Any, dilation: Any) -> Tensor:
     sizes = _sizes(x, kernel, stride, [2 * pad for pad in padding], dilation)
-    return x.new_empty((x.shape[0], *sizes, x.shape[1])).permute(0, 3, 1, 2)
+    return _empty_image(x, (*x.shape[:2], *sizes))
+
+
+def _empty_image(x: Tensor, shape: Sequence[Any], dtype: torch.dtype = torch.uint8) -> Tensor:
+    """[B, C, H, W] in channels_last."""
+    b, c, h, w = shape
+    return x.new_empty((b, h, w, c), dtype=dtype).permute(0, 3, 1, 2)
 
 
 def _sizes(x: Tensor, kernel: Any, stride: Any, pads: Any, dilation: Any) -> list[Any]:
@@ -315,19 +373,41 @@ def _no_gradient(context: Any, gradient: Tensor) -> Any:
     )
 
 
+_is_compiling, _is_tracing = torch.compiler.is_compiling, torch.jit.is_tracing
+_modes = torch._C._len_torch_dispatch_stack
+
+
 def _register(
-    name: str, run: Callable[..., Tensor], fake: Callable[..., Tensor], arguments: str = "Tensor[] arrays, str layer"
-) -> Any:
+    name: str, arguments: str, run: Callable[..., Tensor], fake: Callable[..., Tensor]
+) -> Callable[..., Tensor]:
+    """Make an operator. Returned is what calls it: `run` itself where nobody wants to see the operator."""
     # The result's strides follow those of x: the compiler must not change them.
-    _library.define(f"{name}(Tensor x, {arguments}) -> Tensor", tags=(torch.Tag.needs_fixed_stride_order,))
+    _library.define(f"{name}({arguments}) -> Tensor", tags=(torch.Tag.needs_fixed_stride_order,))
     _library.impl(name, run, "CPU")
     torch.library.register_fake(f"pycompress::{name}", fake, lib=_library)
     torch.library.register_autograd(f"pycompress::{name}", _no_gradient, lib=_library)
-    return getattr(torch.ops.pycompress, name).default
+    operator = getattr(torch.ops.pycompress, name).default
+
+    def call(x: Tensor, *more: Any) -> Tensor:
+        if (
+            _is_compiling()
+            or type(x) is not Tensor
+            or not x.is_cpu
+            or (x.requires_grad and torch.is_grad_enabled())
+            or _modes()
+            or _is_tracing()
+        ):
+            return operator(x, *more)
+        return run(x, *more)  # without the dispatcher, which takes longer than a small x
+
+    return call
 
 
-linear = _register("linear", run_linear, _fake_linear)
-conv2d = _register("conv2d", run_conv2d, _fake_conv2d)
-max_pool2d = _register(
-    "max_pool2d", run_max_pool2d, _fake_max_pool2d, "int[] kernel, int[] stride, int[] padding, int[] dilation"
-)
+_LAYER = "Tensor x, Tensor[] arrays, str layer"
+_POOL = "Tensor x, int[] kernel, int[] stride, int[] padding, int[] dilation"
+linear = _register("linear", _LAYER, run_linear, _fake_linear)
+conv2d = _register("conv2d", _LAYER, run_conv2d, _fake_conv2d)
+quantize = _register("quantize", "Tensor x, Tensor qparams", run_quantize, _fake_quantize)
+add = _register("add", "Tensor a, Tensor b, Tensor qparams", run_add, _fake_add)
+global_average_pool = _register("global_average_pool", "Tensor x", run_global_average_pool, _fake_global_average_pool)
+max_pool2d = _register("max_pool2d", _POOL, run_max_pool2d, _fake_max_pool2d)
