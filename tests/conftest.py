@@ -1,4 +1,4 @@
-"""Fixtures of all tests. `reference.py` and `battery.py` beside this file are imported by name."""
+"""Fixtures of all tests. `reference.py`, `battery.py` and `torch_models.py` beside this file are imported by name."""
 
 import sys
 from pathlib import Path
