@@ -26,6 +26,8 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, fx, nn
 from torch.nn.utils import parametrize
 
+from ._arguments import interval, whole
+
 __all__ = ["QuantizedAdd", "QuantizedLayer", "Quantizer", "convert", "prepare"]
 
 Clamp: TypeAlias = tuple[float, float]
@@ -75,12 +77,10 @@ class Quantizer(nn.Module):
 
     def __init__(self, bits: int = 8, mode: str = "observe", momentum: float = 0.1, warmup: int = 20) -> None:
         super().__init__()
-        if not 2 <= bits <= 8:
-            raise ValueError(f"bits is {bits}, wanted 2 to 8")
         if mode not in ("observe", "learn"):
             raise ValueError(f"mode is {mode!r}, wanted 'observe' or 'learn'")
-        self.levels = 2**bits - 1
-        self.mode, self.momentum, self.warmup = mode, momentum, warmup
+        self.levels = 2 ** whole("bits", bits, 2, 8) - 1
+        self.mode, self.momentum, self.warmup = mode, interval("momentum", momentum, 0, 1), whole("warmup", warmup, 1)
         if mode == "learn":
             self.scale = nn.Parameter(torch.ones(()))
         else:
@@ -98,6 +98,8 @@ class Quantizer(nn.Module):
     @torch.no_grad()
     def _observe(self, x: Tensor) -> None:
         low, high = (v.clamp(max=0) if i == 0 else v.clamp(min=0) for i, v in enumerate(torch.aminmax(x.detach())))
+        if not torch.isfinite(high - low):
+            raise ValueError("x holds NaN or infinity, wanted finite values to quantize")
         step = 1.0 if self.seen == 0 else self.momentum
         self.low += step * (low - self.low)
         self.high += step * (high - self.high)
@@ -122,7 +124,7 @@ class Quantizer(nn.Module):
         return int(low.clamp(0, self.levels)), int(high.clamp(0, self.levels))
 
     def forward(self, x: Tensor) -> Tensor:
-        if self.training and (self.mode == "observe" or self.seen < self.warmup):
+        if self.training and x.numel() and (self.mode == "observe" or self.seen < self.warmup):
             self._observe(x)
         scale, zero_point = self.scale, self.zero_point
         if self.mode == "learn":
@@ -330,19 +332,23 @@ def prepare(
     `QuantizedLayer`; a sum of two images, a `QuantizedAdd`; dropout, flatten, max pooling and the global mean let
     quantized values pass. Everything else stays as it is, in float32. What only leaves the model stays float32 too.
 
-    example_inputs: what the model is called with; it is run once, to see that the copy computes the same shapes.
-    weight_bits, activation_bits: 2 to 8. mode, warmup: of the `Quantizer`s. skip: names of modules to leave alone.
+    example_inputs: a tensor, or what the model is called with; the copy is run once, so that what does not fit it is
+    seen here. weight_bits, activation_bits: 2 to 8. mode, warmup: of the `Quantizer`s. skip: names of modules to leave
+    alone.
 
-    Raises ValueError for a model that torch.fx cannot trace, with its reason, and for bits out of range.
+    Raises TypeError for what is no model, or of another dtype than float32; ValueError for a model that torch.fx cannot
+    trace, with its reason, for a value out of range, and for a name that is no module.
     """
-    if not 2 <= weight_bits <= 8:
-        raise ValueError(f"weight_bits is {weight_bits}, wanted 2 to 8")
-    Quantizer(activation_bits, mode)  # checks them
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"model is {type(model).__name__}, wanted a torch.nn.Module")
+    weight_bits = whole("weight_bits", weight_bits, 2, 8)
+    Quantizer(activation_bits, mode, warmup=warmup)  # checks them
+    skip = {skip} if isinstance(skip, str) else set(skip)
     try:
         traced = fx.symbolic_trace(copy.deepcopy(model))
     except Exception as error:
         raise ValueError(f"torch.fx cannot trace {type(model).__name__}: {error}") from error
-    return _Preparation(traced, weight_bits, activation_bits, mode, warmup, set(skip)).run(example_inputs)
+    return _Preparation(traced, weight_bits, activation_bits, mode, warmup, skip).run(example_inputs)
 
 
 class _Preparation:
@@ -471,6 +477,9 @@ class _Preparation:
         return False
 
     def _layer(self, node: fx.Node) -> None:
+        dtype = self._module(node).weight.dtype  # type: ignore[union-attr]
+        if dtype != torch.float32:
+            raise TypeError(f"{node.target} has a weight of {dtype}, wanted float32, in which the kernels compute")
         source, quantizer = self._source(node.args[0])
         norm, activation, last = self._following(node, curves=self.bits == 8)
         output = self._quantizer() if self._stays(last) else None
@@ -524,9 +533,12 @@ def convert(prepared: fx.GraphModule) -> fx.GraphModule:
     Layers of which a pruner of `pycompress.torch` made at least half zero hold a `CSRWeight` or a `BSRWeight`, those of
     its blocks: Linear and Conv2d of 1 x 1. A larger kernel stays dense, with the zeros in it.
 
-    Raises ValueError when no range was ever seen, or where a layer is none that the kernels have.
+    Raises TypeError for what `prepare` did not make, ValueError when a range was never seen.
     """
     from .torch import integer
+
+    if not isinstance(prepared, fx.GraphModule):
+        raise TypeError(f"prepared is {type(prepared).__name__}, wanted what prepare made of it")
 
     model: fx.GraphModule = copy.deepcopy(prepared).eval()
     for name, module in model.named_modules():

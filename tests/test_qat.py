@@ -243,6 +243,8 @@ def test_observed_ranges():
     assert float(quantizer.high) == 2.0
     quantizer = qat.Quantizer().train()
     assert torch.equal(quantizer(torch.zeros(3)), torch.zeros(3))  # a range of nothing
+    assert quantizer(torch.zeros(0, 3)).shape == (0, 3)
+    assert quantizer.seen == 1
 
 
 def test_batch_norm_learns_what_it_would_have():
@@ -305,6 +307,17 @@ def test_what_stands_between_layers(how):
         assert F.mse_loss(w, e) < 0.01 * e.square().mean()
 
 
+def test_one_image_without_a_batch():
+    model, x = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(4, 4, 1)), torch.randn(3, 9, 9)
+    with torch.no_grad():
+        prepared = qat.prepare(model, x).train()
+        prepared(x)
+        network = qat.convert(prepared.eval())
+        assert torch.allclose(network(x), prepared(x), rtol=1e-6, atol=1e-6)
+        assert torch.equal(network(x[None])[0], network(x))
+        assert torch.equal(torch.compile(network, fullgraph=True, backend="aot_eager")(x), network(x))
+
+
 def test_what_is_not_known_stays_as_it_is():
     class Net(nn.Module):
         def __init__(self):
@@ -336,6 +349,22 @@ def test_errors():
         qat.prepare(mlp(), x, mode="guess")
     with pytest.raises(ValueError, match="skip names 'nothing'"):
         qat.prepare(mlp(), x, skip=["nothing"])
+    for options, kind, what in [
+        ({"weight_bits": 4.5}, TypeError, "weight_bits is 4.5"), ({"warmup": 0}, ValueError, "warmup is 0"),
+        ({"skip": "nothing"}, ValueError, "skip names 'nothing'"),
+    ]:  # fmt: skip
+        with pytest.raises(kind, match=what):
+            qat.prepare(mlp(), x, **options)
+    with pytest.raises(TypeError, match="model is str"):
+        qat.prepare("mlp", x)
+    with pytest.raises(TypeError, match=r"1 has a weight of torch\.float64, wanted float32"):
+        qat.prepare(mlp().double(), x.double())
+    with pytest.raises(TypeError, match="prepared is Sequential"):
+        qat.convert(mlp())
+    with pytest.raises(ValueError, match="momentum is 3"):
+        qat.Quantizer(momentum=3.0)
+    with pytest.raises(ValueError, match="x holds NaN or infinity"):
+        qat.prepare(mlp(), x).train()(x * torch.nan)
     with pytest.raises(ValueError, match="has seen no values"):
         qat.convert(qat.prepare(mlp(), x))
 

@@ -241,6 +241,10 @@ def test_opcheck_between_layers(shape):
         assert np.array_equal(pct.GlobalAveragePool2d()(a).numpy(), mean[:, :, 0, 0])
     with pytest.raises(TypeError, match="x is a tensor of"):
         pct.Quantize((0.03, 7))(torch.zeros(shape, dtype=torch.int64))
+    with pytest.raises(ValueError, match="levels is 300"):
+        pct.Quantize((0.03, 7), 300)
+    with pytest.raises(ValueError, match=r"x has shape \(3, 5\)"):
+        pct.GlobalAveragePool2d()(a.new_zeros(3, 5))
     with pytest.raises(TypeError, match="uint8"):
         pct.Quantize((0.03, 7))(a)
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 import pycompress as pc
+from pycompress._arguments import whole
 from pycompress.ops import Activation, QParamsLike
 
 from . import ops
@@ -271,7 +272,7 @@ class Quantize(_Between):
     """float -> uint8 as `pycompress.quantize_linear`; images in channels_last. levels: 2^bits of the result."""
 
     def __init__(self, qparams: QParamsLike, levels: int = 256) -> None:
-        super().__init__(pc.QParams(*qparams), (0, levels - 1))
+        super().__init__(pc.QParams(*qparams), (0, whole("levels", levels, 2, 256) - 1))
 
     def forward(self, input: Tensor) -> Tensor:
         return ops.quantize(input, self.qparams)

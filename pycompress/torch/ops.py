@@ -291,12 +291,16 @@ def run_add(a: Tensor, b: Tensor, qparams: Tensor) -> Tensor:
 
 def run_global_average_pool(x: Tensor) -> Tensor:
     """uint8 [B, C, H, W] -> [B, C] of the same scale and zero point."""
+    if x.ndim != 4:
+        raise ValueError(f"x has shape {tuple(x.shape)}, wanted [B, C, H, W]")
     y = pc.global_average_pool(x.permute(0, 2, 3, 1).numpy(), num_threads=_threads())
     return torch.from_numpy(y.reshape(y.shape[0], y.shape[3]))
 
 
 def run_max_pool2d(x: Tensor, kernel: list[int], stride: list[int], padding: list[int], dilation: list[int]) -> Tensor:
     """uint8 images, the result in channels_last."""
+    if x.ndim == 3:
+        return run_max_pool2d(x[None], kernel, stride, padding, dilation)[0]
     window: Any = {"stride": tuple(stride), "padding": tuple(padding), "dilation": tuple(dilation)}
     image: Any = x.permute(0, 2, 3, 1).numpy()
     y = pc.max_pool2d(image, (kernel[0], kernel[1]), **window, num_threads=_threads())
@@ -346,6 +350,8 @@ def _fake_global_average_pool(x: Tensor) -> Tensor:
 
 
 def _fake_max_pool2d(x: Tensor, kernel: Any, stride: Any, padding: Any, dilation: Any) -> Tensor:
+    if x.ndim == 3:
+        return _fake_max_pool2d(x[None], kernel, stride, padding, dilation)[0]
     sizes = _sizes(x, kernel, stride, [2 * pad for pad in padding], dilation)
     return _empty_image(x, (*x.shape[:2], *sizes))
 
