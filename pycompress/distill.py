@@ -54,10 +54,13 @@ def decoupled_kd(
     """Hinton's loss in two parts with weights of their own: T^2 (alpha TCKD + beta NCKD), mean over the batch.
 
     TCKD is the divergence of (target class, all others), NCKD that among the others alone. student, teacher: logits
-    [batch, classes], at least 2 classes; target: int64 [batch]. Raises ValueError for shapes or a temperature as `kd`.
+    [batch, classes], at least 2 classes; target: int64 [batch]. Raises ValueError for shapes or a temperature as `kd`,
+    and for a single class.
     Zhao et al., "Decoupled Knowledge Distillation", CVPR 2022, eq. 7.
     """
     _check_logits(student, teacher, temperature)
+    if student.shape[1] < 2:
+        raise ValueError("student and teacher have 1 class, wanted 2 or more")
     if target.shape != student.shape[:1]:
         raise ValueError(f"target has shape {tuple(target.shape)}, wanted {tuple(student.shape[:1])}")
     is_target = F.one_hot(target, student.shape[1]).bool()
@@ -255,7 +258,8 @@ class Distiller(nn.Module):
         (loss + F.cross_entropy(output, y)).backward()
 
     The teacher is put in eval mode, whatever mode the distiller is in, and runs without gradients. `parameters()` are
-    those of the student and of the losses that have some. Raises ValueError for a name that is no module.
+    those of the student and of the losses that have some. Raises ValueError for a name that is no module, and in a call
+    for a module that was not called.
     """
 
     def __init__(self, teacher: nn.Module, student: nn.Module, losses: Sequence[Term]) -> None:
@@ -306,7 +310,11 @@ def _run(model: nn.Module, x: Any, wanted: list[Names]) -> tuple[Any, dict[str, 
 
     handles = [modules[n].register_forward_hook(keep(n)) for n in {n for names in wanted for n in _names(names)}]
     try:
-        return model(x), seen
+        output = model(x)
+        for name in (n for names in wanted for n in _names(names)):
+            if name not in seen:
+                raise ValueError(f"module {name!r} was not called, so a loss lacks its output")
+        return output, seen
     finally:
         for handle in handles:
             handle.remove()

@@ -235,6 +235,9 @@ def test_distiller_errors():
         d.Distiller(teacher, student, [d.Term(d.rkd_distance, student="0", teacher="layer9")])
     with pytest.raises(ValueError, match="target is None"):
         d.Distiller(teacher, student, [d.Term(d.decoupled_kd, with_target=True)])(torch.randn(2, 1, 8, 8))
+    teacher[0].unused = nn.Identity()
+    with pytest.raises(ValueError, match=r"module '0\.unused' was not called"):
+        d.Distiller(teacher, student, [d.Term(d.rkd_distance, 1.0, "0", "0.unused")])(torch.randn(2, 1, 8, 8))
 
 
 @pytest.mark.parametrize(
@@ -242,6 +245,7 @@ def test_distiller_errors():
     [
         (r"shapes \(2, 3\) and \(2, 4\)", lambda: d.kd(torch.ones(2, 3), torch.ones(2, 4))),
         ("temperature is 0", lambda: d.kd(torch.ones(2, 3), torch.ones(2, 3), 0)),
+        ("1 class", lambda: d.decoupled_kd(torch.ones(2, 1), torch.ones(2, 1), torch.zeros(2).long())),
         ("target has shape", lambda: d.decoupled_kd(torch.ones(2, 3), torch.ones(2, 3), torch.zeros(3).long())),
         ("teacher has shape", lambda: d.Hint(3, 4)(torch.ones(1, 3, 2, 2), torch.ones(1, 5, 2, 2))),
         ("student has shape", lambda: d.attention_transfer(torch.ones(2, 3), torch.ones(2, 3, 2, 2))),
