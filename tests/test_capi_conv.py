@@ -126,6 +126,18 @@ def test_dense_float32(nth, kernel, groups):
     assert lib.pc_conv_f32_run(desc, 0, groups, *at, 64, 0, 1) == lib.PC_ERROR_BUFFER
     assert lib.pc_conv_f32_run(desc, 0, groups, *at[:2], at[3], *at[3:], work.size, 0, 1) == lib.PC_ERROR_OVERLAP
     assert lib.pc_conv_f32_workspace_size(desc, 11, nth, ffi.new("size_t *")) == lib.PC_ERROR_SHAPE
+    # What is wrong with the bias or y is seen before the first tile is written.
+    before = y.copy()
+    for bias_at, y_at, status in (
+        (at[3] + y.size - N, at[3], lib.PC_ERROR_OVERLAP),
+        (ffi.cast("float *", ffi.cast("char *", desc.bias) + 1), at[3], lib.PC_ERROR_ALIGNMENT),
+        (desc.bias, ffi.cast("float *", ffi.cast("char *", at[3]) + 1), lib.PC_ERROR_ALIGNMENT),
+        (desc.bias, ffi.cast("float *", at[4]), lib.PC_ERROR_OVERLAP),
+    ):
+        other = ffi.new("pc_conv_desc *", desc[0])
+        other.bias = bias_at
+        assert lib.pc_conv_f32_run(other, 0, groups, *at[:3], y_at, at[4], work.size, 0, 1) == status
+    same_bits(y, before)
     # A weight of another shape is refused by every part, by one that has no rows to compute too.
     wider = sized(lambda size: lib.pc_gemm_f32_pack_size(n, k + 1, size))
     w = np.zeros((n, k + 1), f32)
@@ -229,6 +241,15 @@ def test_separable(nth, rows, stride, kind):
     assert run(0, nth, room=work.size - 1) == lib.PC_ERROR_BUFFER
     assert run(0, nth, out=x) == lib.PC_ERROR_OVERLAP
     assert run(0, nth, given=(*weights[:2], *weights[:2])) == lib.PC_ERROR_FORMAT
+    same_bits(y, wanted)
+    for owner in (desc, desc.depthwise):
+        kept, owner.bias = owner.bias, pointer(y, "float *")
+        assert run(0, nth) == lib.PC_ERROR_OVERLAP
+        owner.bias = ffi.cast("float *", ffi.cast("char *", kept) + 1)
+        assert run(0, nth) == lib.PC_ERROR_ALIGNMENT
+        owner.bias = kept
+    assert run(0, nth, out=work) == lib.PC_ERROR_OVERLAP
+    same_bits(y, wanted)
     desc.outputs = N + 1
     assert run(0, nth) == lib.PC_ERROR_SHAPE
     desc.size = 8
@@ -244,6 +265,10 @@ def test_rows_of_im2col():
     same_bits(rows, windows.reshape(-1, 3, 3, 5)[30:70])
     assert lib.pc_im2col_run(desc, pointer(x), 66, 5, 0, 1, pointer(rows)) == lib.PC_ERROR_SHAPE
     assert lib.pc_im2col_run(desc, pointer(x), 0, 5, B * H * W, 1, pointer(rows)) == lib.PC_ERROR_SHAPE
+    assert lib.pc_im2col_run(desc, pointer(x), 2**63 - 1, 5, 0, 1, pointer(rows)) == lib.PC_ERROR_SHAPE
+    large = {"kernel_height": 2**31, "kernel_width": 2**31, "pad_top": 2**31, "pad_left": 2**31, "outputs": 0}
+    assert lib.pc_im2col_run(image(**large), pointer(x), 0, 70, 0, 1, pointer(rows)) == lib.PC_ERROR_OVERFLOW
+    assert lib.pc_im2col_run(image(x_zero_point=256), pointer(x), 0, 5, 0, 1, pointer(rows)) == lib.PC_ERROR_VALUE
 
 
 @pytest.mark.parametrize("channels", [1, 2, 5])
@@ -264,6 +289,29 @@ def test_rows_of_im2col_end_where_they_end(dtype, kernel, channels):
         capi.check(lib.pc_im2col_run(desc, pointer(x), 0, channels, first, count, pointer(memory)))
         same_bits(memory[: rows.nbytes].view(dtype).reshape(rows.shape), rows)
         assert (memory[rows.nbytes :] == 0xA5).all()
+
+
+@pytest.mark.parametrize("groups", [1, 2])
+def test_dense_names_a_wrong_shape_before_an_overlap_that_follows_from_it(groups):
+    x, w = random_bytes(np.random.default_rng(6), np.uint8, B, H, W, C), np.ones((N // groups, C // groups), np.int8)
+    packed = sized(lambda size: lib.pc_gemm_s8_pack_size(*w.shape, size))
+    capi.check(
+        lib.pc_gemm_s8_pack(pointer(w), lib.PC_S8, *w.shape, w.shape[1], 1, ffi.NULL, pointer(packed), packed.size)
+    )
+    small = {"kernel_height": 1, "kernel_width": 1, "pad_top": 0, "pad_left": 0, "pad_bottom": 0, "pad_right": 0}
+    memory, work = np.empty(B * H * W * N + x.size, np.uint8), aligned(1 << 18)
+    memory[-x.size :] = x.reshape(-1)
+    statuses = []
+    for outputs in (N, 2 * N):
+        desc = image(outputs=outputs, **small)
+        for group in range(groups):
+            statuses.append(
+                lib.pc_conv_s8_run(
+                    desc, group, groups, pointer(packed), packed.size, ffi.NULL, pointer(memory[-x.size :]),
+                    pointer(memory), pointer(work), work.size, 0, 1,
+                )
+            )  # fmt: skip
+    assert statuses == groups * [lib.PC_OK] + groups * [lib.PC_ERROR_SHAPE]
 
 
 def test_layout_and_quantization():

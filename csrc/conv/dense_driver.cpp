@@ -63,10 +63,12 @@ pc_status pc_conv_s8_run(const pc_conv_desc* desc, int64_t group, int64_t groups
   PC_TRY(open(desc, group, groups, w_zero_points, x, &c));
   const Geometry& g = c.rows.geometry();
   const int64_t element = desc->y_type == PC_F32 || desc->y_type == PC_S32 ? 4 : 1;
-  PC_CHECK(!overlap(y, static_cast<size_t>(g.pixels() * g.outputs * element), x, c.rows.x_bytes()), PC_ERROR_OVERLAP, "y overlaps x");
-  const S8Rows rows{&c.rows, [](const void* context, int64_t first, int64_t count, char* to, size_t stride) {
+  const S8Rows rows{&c.rows,
+                    [](const void* context, int64_t first, int64_t count, char* to, size_t stride) {
                       static_cast<const Im2col*>(context)->write(first, count, to, stride);
-                    }};
+                    },
+                    {x, c.rows.x_bytes()},
+                    {y, static_cast<size_t>(g.pixels() * g.outputs * element)}};
   char* columns = y ? static_cast<char*>(y) + group * c.d.n * element : nullptr;
   return gemm_s8_rows_run(c.d, packed, bytes, rows, columns, workspace, workspace_bytes, ith, nth);
 }

@@ -65,9 +65,7 @@ pc_status pc_conv_f32_workspace_size(const pc_conv_desc* desc, int64_t groups, i
   Call c;
   alignas(4) static const char nothing[4] = {};  // stands for x, which is not read
   PC_TRY(open(desc, 0, groups, nothing, &c));
-  PC_CHECK(multiply(static_cast<size_t>(nth), c.part, workspace_bytes), PC_ERROR_OVERFLOW,
-           "the workspace of %d parts of %zu bytes is larger than memory", nth, c.part);
-  return PC_OK;
+  return workspace_of_parts(c.part, nth, workspace_bytes);
 }
 
 pc_status pc_conv_f32_run(const pc_conv_desc* desc, int64_t group, int64_t groups, const void* packed, size_t bytes, const float* x, float* y,
@@ -82,13 +80,12 @@ pc_status pc_conv_f32_run(const pc_conv_desc* desc, int64_t group, int64_t group
   const Geometry& g = c.rows.geometry();
   const size_t y_bytes = static_cast<size_t>(g.pixels() * g.outputs) * sizeof(float);
   PC_CHECK(y || !y_bytes, PC_ERROR_NULL, "y is NULL");
-  PC_CHECK(!overlap(y, y_bytes, x, c.rows.x_bytes()), PC_ERROR_OVERLAP, "y overlaps x");
-  PC_CHECK(!overlap(y, y_bytes, packed, bytes), PC_ERROR_OVERLAP, "y overlaps packed");
-  PC_CHECK(workspace, PC_ERROR_NULL, "workspace is NULL");
-  PC_CHECK(is_aligned(workspace, kAlignment), PC_ERROR_ALIGNMENT, "workspace is not aligned to %d bytes", PC_ALIGNMENT);
+  PC_CHECK(is_aligned(y, alignof(float)) && is_aligned(desc->bias, alignof(float)), PC_ERROR_ALIGNMENT, "y or bias is not aligned to float");
   size_t needed = 0;
-  PC_CHECK(multiply(static_cast<size_t>(nth), c.part, &needed) && workspace_bytes >= needed, PC_ERROR_BUFFER, "workspace has %zu bytes, wanted %zu",
-           workspace_bytes, needed);
+  PC_TRY(workspace_of_parts(c.part, nth, &needed));
+  PC_TRY(check_memory({y, y_bytes}, {{"x", {x, c.rows.x_bytes()}}, {"packed", {packed, bytes}}, {"bias", optional_span(desc->bias, g.outputs)}},
+                      workspace, workspace_bytes, needed));
+  if (!g.outputs) return PC_OK;  // however many pixels
   char* mine = static_cast<char*>(workspace) + static_cast<size_t>(ith) * c.part;
   const Range range = part_of(c.d.m, 4, ith, nth);
   for (int64_t first = range.begin; first < range.end; first += c.tile) {

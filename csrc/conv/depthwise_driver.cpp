@@ -165,13 +165,6 @@ Workspace workspace_of(const Call& c) {
   return w;
 }
 
-pc_status workspace_of_parts(const Call& c, int32_t nth, size_t* bytes) {
-  const size_t part = workspace_of(c).bytes;
-  PC_CHECK(multiply(static_cast<size_t>(nth), part, bytes), PC_ERROR_OVERFLOW, "the workspace of %d parts of %zu bytes is larger than memory", nth,
-           part);
-  return PC_OK;
-}
-
 pc_status check_operands(const Call& c, size_t bytes, const void* workspace, size_t workspace_bytes, size_t needed) {
   const Geometry& g = c.g;
   const size_t x_bytes = static_cast<size_t>(g.batch * g.height * g.width * g.channels) * size_of(c.d.x_type);
@@ -179,13 +172,8 @@ pc_status check_operands(const Call& c, size_t bytes, const void* workspace, siz
   PC_CHECK((c.x || !x_bytes) && (c.y || !y_bytes), PC_ERROR_NULL, "%s is NULL", c.x || !x_bytes ? "y" : "x");
   PC_CHECK(is_aligned(c.x, size_of(c.d.x_type)) && is_aligned(c.y, size_of(c.d.y_type)) && is_aligned(c.d.bias, alignof(float)), PC_ERROR_ALIGNMENT,
            "x, y or bias is not aligned to its element type");
-  PC_CHECK(!overlap(c.y, y_bytes, c.x, x_bytes), PC_ERROR_OVERLAP, "y overlaps x");
-  PC_CHECK(!overlap(c.y, y_bytes, c.w.header, bytes), PC_ERROR_OVERLAP, "y overlaps packed");
-  PC_CHECK(!c.d.bias || !overlap(c.y, y_bytes, c.d.bias, static_cast<size_t>(g.outputs) * 4), PC_ERROR_OVERLAP, "y overlaps bias");
-  PC_CHECK(workspace, PC_ERROR_NULL, "workspace is NULL");
-  PC_CHECK(is_aligned(workspace, kAlignment), PC_ERROR_ALIGNMENT, "workspace is not aligned to %d bytes", PC_ALIGNMENT);
-  PC_CHECK(workspace_bytes >= needed, PC_ERROR_BUFFER, "workspace has %zu bytes, wanted %zu", workspace_bytes, needed);
-  return PC_OK;
+  return check_memory({c.y, y_bytes}, {{"x", {c.x, x_bytes}}, {"packed", {c.w.header, bytes}}, {"bias", optional_span(c.d.bias, g.outputs)}},
+                      workspace, workspace_bytes, needed);
 }
 
 enum class Kind { kStrip, kEdge, kTaps };
@@ -599,7 +587,7 @@ pc_status pc_depthwise_workspace_size(const pc_conv_desc* desc, const void* pack
   PC_TRY(check_part(0, nth));
   Call call{};
   PC_TRY(check_desc(desc, packed, bytes, &call));
-  return workspace_of_parts(call, nth, workspace_bytes);
+  return workspace_of_parts(workspace_of(call).bytes, nth, workspace_bytes);
 }
 
 pc_status pc_depthwise_run(const pc_conv_desc* desc, const void* packed, size_t bytes, const void* x, void* y, void* workspace,
@@ -612,7 +600,7 @@ pc_status pc_depthwise_run(const pc_conv_desc* desc, const void* packed, size_t 
   call.y = static_cast<char*>(y);
   const Workspace layout = workspace_of(call);
   size_t needed = 0;
-  PC_TRY(workspace_of_parts(call, nth, &needed));
+  PC_TRY(workspace_of_parts(layout.bytes, nth, &needed));
   PC_TRY(check_operands(call, bytes, workspace, workspace_bytes, needed));
   set_last_kernel(call.is_s8 ? call.w.kernels->depthwise_s8->name : call.w.kernels->depthwise_f32->name);
   const Block block = block_of(call.g.batch * call.bands(), call.cut.count, 1, 1, ith, nth);

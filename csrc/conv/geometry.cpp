@@ -5,10 +5,11 @@ namespace {
 
 constexpr int64_t kLargest = int64_t{1} << 31;  // of a size, stride, dilation or padding: so that no product of two overflows
 
-bool product(std::initializer_list<int64_t> sizes, size_t* bytes) {
-  *bytes = 4;
+// Bytes of an array, with sizes of 0 taken for 1: so no product of some of its sizes overflows, either.
+bool fits(std::initializer_list<int64_t> sizes) {
+  size_t bytes = 4;
   for (const int64_t size : sizes)
-    if (!multiply(*bytes, static_cast<size_t>(size), bytes) || *bytes > PTRDIFF_MAX) return false;
+    if (!multiply(bytes, static_cast<size_t>(std::max<int64_t>(size, 1)), &bytes) || bytes > PTRDIFF_MAX) return false;
   return true;
 }
 
@@ -16,6 +17,7 @@ bool product(std::initializer_list<int64_t> sizes, size_t* bytes) {
 
 pc_status check_groups(const pc_conv_desc* desc, int64_t group, int64_t groups) {
   PC_CHECK(desc, PC_ERROR_NULL, "desc is NULL");
+  PC_CHECK(desc->size == sizeof *desc, PC_ERROR_STRUCT, "desc->size is %zu, wanted %zu", desc->size, sizeof *desc);
   PC_CHECK(groups >= 1 && group >= 0 && group < groups, PC_ERROR_VALUE, "group is %lld of %lld, wanted 0 <= group < groups", ll(group), ll(groups));
   PC_CHECK(desc->channels % groups == 0 && desc->outputs % groups == 0, PC_ERROR_SHAPE,
            "channels and outputs are %lld and %lld, wanted multiples of %lld groups", ll(desc->channels), ll(desc->outputs), ll(groups));
@@ -62,8 +64,7 @@ pc_status geometry_of(const pc_conv_desc* desc, Geometry* g) {
            ll(kernel_wide));
   g->oh = (high - kernel_high) / g->sh + 1;
   g->ow = (wide - kernel_wide) / g->sw + 1;
-  size_t bytes;
-  PC_CHECK(product({d.batch, d.height, d.width, d.channels}, &bytes) && product({d.batch, g->oh, g->ow, d.outputs}, &bytes), PC_ERROR_OVERFLOW,
+  PC_CHECK(fits({d.batch, d.height, d.width, d.channels}) && fits({d.batch, g->oh, g->ow, d.outputs}), PC_ERROR_OVERFLOW,
            "x [%lld, %lld, %lld, %lld] or y [%lld, %lld, %lld, %lld] is larger than memory", ll(d.batch), ll(d.height), ll(d.width), ll(d.channels),
            ll(d.batch), ll(g->oh), ll(g->ow), ll(d.outputs));
   return PC_OK;

@@ -8,6 +8,7 @@
 
 #include "conv/im2col_kernel.h"
 #include "core/dispatch.h"
+#include "gemm/quantized.h"
 
 #include <cstring>
 
@@ -28,13 +29,20 @@ pc_status Im2col::open(const pc_conv_desc& desc, const void* data, int64_t first
   PC_TRY(geometry_of(&desc, &g_));
   PC_CHECK(desc.x_type == PC_F32 || desc.x_type == PC_U8 || desc.x_type == PC_S8, PC_ERROR_TYPE, "x_type is %d, wanted PC_F32, PC_U8 or PC_S8",
            desc.x_type);
-  PC_CHECK(first_channel >= 0 && channels >= 0 && first_channel + channels <= g_.channels, PC_ERROR_SHAPE,
+  PC_CHECK(first_channel >= 0 && channels >= 0 && first_channel <= g_.channels && channels <= g_.channels - first_channel, PC_ERROR_SHAPE,
            "channels are %lld from %lld on, wanted some of x's %lld", ll(channels), ll(first_channel), ll(g_.channels));
   const size_t element = desc.x_type == PC_F32 ? 4 : 1;
+  const Bounds zero = bounds_of(desc.x_type);
+  PC_CHECK(desc.x_type == PC_F32 || (desc.x_zero_point >= zero.low && desc.x_zero_point <= zero.high), PC_ERROR_VALUE,
+           "x_zero_point is %d, wanted %d to %d", desc.x_zero_point, zero.low, zero.high);
+  size_t row = element;
+  for (const int64_t size : {g_.kh, g_.kw, channels})
+    PC_CHECK(multiply(row, static_cast<size_t>(size), &row) && row <= PTRDIFF_MAX, PC_ERROR_OVERFLOW, "%lld x %lld pixels are larger than memory",
+             ll(g_.kh), ll(g_.kw));
   padding_ = element == 1 ? desc.x_zero_point & 0xff : 0;  // 0 is 0 in float32, too
   pixel_ = g_.channels * static_cast<int64_t>(element);
   run_ = channels * static_cast<int64_t>(element);
-  row_ = g_.kh * g_.kw * run_;
+  row_ = static_cast<int64_t>(row);
   x_bytes_ = static_cast<size_t>(g_.batch * g_.height * g_.width * pixel_);
   PC_CHECK(data || !x_bytes_, PC_ERROR_NULL, "x is NULL");
   PC_CHECK(is_aligned(data, element), PC_ERROR_ALIGNMENT, "x is not aligned to its element type");
@@ -123,8 +131,11 @@ pc_status pc_im2col_run(const pc_conv_desc* desc, const void* x, int64_t first_c
   PC_TRY(rows.open(*desc, x, first_channel, channels));
   PC_CHECK(first >= 0 && count >= 0 && first <= rows.count() - count, PC_ERROR_SHAPE, "rows are %lld from %lld on, wanted some of the %lld",
            ll(count), ll(first), ll(rows.count()));
-  const size_t row = static_cast<size_t>(rows.row_bytes()), bytes = static_cast<size_t>(count) * row;
+  const size_t row = static_cast<size_t>(rows.row_bytes());
+  size_t bytes;
+  PC_CHECK(multiply(static_cast<size_t>(count), row, &bytes) && bytes <= PTRDIFF_MAX, PC_ERROR_OVERFLOW, "out is larger than memory");
   PC_CHECK(out || !bytes, PC_ERROR_NULL, "out is NULL");
+  PC_CHECK(is_aligned(out, size_of(desc->x_type)), PC_ERROR_ALIGNMENT, "out is not aligned to its element type");
   PC_CHECK(!overlap(out, bytes, x, rows.x_bytes()), PC_ERROR_OVERLAP, "out overlaps x");
   rows.write(first, count, static_cast<char*>(out), row);
   return PC_OK;

@@ -33,6 +33,7 @@ pc_status pc_quantize_by_run(const float* x, int64_t count, float scale, int32_t
   using namespace pc;
   PC_TRY(check_part(ith, nth));
   PC_CHECK(count >= 0, PC_ERROR_SHAPE, "count is %lld, wanted >= 0", ll(count));
+  PC_CHECK(count <= PTRDIFF_MAX / 4, PC_ERROR_OVERFLOW, "count is %lld: x is larger than memory", ll(count));
   PC_CHECK((x && y) || count == 0, PC_ERROR_NULL, "x or y is NULL");
   PC_CHECK(is_aligned(x, alignof(float)), PC_ERROR_ALIGNMENT, "x is not aligned to float");
   PC_CHECK(scale > 0 && std::isfinite(scale) && std::isfinite(1.0f / scale), PC_ERROR_VALUE, "scale is %g, wanted positive, with a finite inverse",

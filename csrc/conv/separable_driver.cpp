@@ -168,9 +168,7 @@ pc_status pc_separable_workspace_size(const pc_separable_desc* desc, const void*
   PC_TRY(check_part(0, nth));
   Call c{};
   PC_TRY(open(desc, depthwise, depthwise_bytes, pointwise, pointwise_bytes, nth, &c));
-  PC_CHECK(multiply(static_cast<size_t>(nth), c.part, workspace_bytes), PC_ERROR_OVERFLOW,
-           "the workspace of %d parts of %zu bytes is larger than memory", nth, c.part);
-  return PC_OK;
+  return workspace_of_parts(c.part, nth, workspace_bytes);
 }
 
 pc_status pc_separable_run(const pc_separable_desc* desc, const void* depthwise, size_t depthwise_bytes, const void* pointwise,
@@ -184,15 +182,19 @@ pc_status pc_separable_run(const pc_separable_desc* desc, const void* depthwise,
   const size_t x_bytes = static_cast<size_t>(g.batch * g.height * g.width * g.channels * x_size);
   const size_t y_bytes = static_cast<size_t>(g.pixels() * desc->outputs * y_size);
   PC_CHECK((x || !x_bytes) && (y || !y_bytes), PC_ERROR_NULL, "%s is NULL", x || !x_bytes ? "y" : "x");
-  PC_CHECK(!overlap(y, y_bytes, x, x_bytes), PC_ERROR_OVERLAP, "y overlaps x");
-  PC_CHECK(!overlap(y, y_bytes, depthwise, depthwise_bytes) && !overlap(y, y_bytes, pointwise, pointwise_bytes), PC_ERROR_OVERLAP,
-           "y overlaps a packed weight");
-  PC_CHECK(workspace, PC_ERROR_NULL, "workspace is NULL");
-  PC_CHECK(is_aligned(workspace, kAlignment), PC_ERROR_ALIGNMENT, "workspace is not aligned to %d bytes", PC_ALIGNMENT);
+  PC_CHECK(is_aligned(x, static_cast<size_t>(x_size)) && is_aligned(y, static_cast<size_t>(y_size)) && is_aligned(c.d.bias, alignof(float)) &&
+               is_aligned(desc->bias, alignof(float)),
+           PC_ERROR_ALIGNMENT, "x, y or a bias is not aligned to its element type");
   size_t needed = 0;
-  PC_CHECK(multiply(static_cast<size_t>(nth), c.part, &needed) && workspace_bytes >= needed, PC_ERROR_BUFFER, "workspace has %zu bytes, wanted %zu",
-           workspace_bytes, needed);
-  if (!g.pixels()) return PC_OK;
+  PC_TRY(workspace_of_parts(c.part, nth, &needed));
+  PC_TRY(check_memory({y, y_bytes},
+                      {{"x", {x, x_bytes}},
+                       {"depthwise", {depthwise, depthwise_bytes}},
+                       {"pointwise", {pointwise, pointwise_bytes}},
+                       {"depthwise.bias", optional_span(c.d.bias, g.outputs)},
+                       {"bias", optional_span(desc->bias, desc->outputs)}},
+                      workspace, workspace_bytes, needed));
+  if (!y_bytes) return PC_OK;  // however many pixels
   char* mine = static_cast<char*>(workspace) + static_cast<size_t>(ith) * c.part;
   const Range range = part_of(g.batch * c.bands.count, 1, ith, nth);
   for (int64_t i = range.begin; i < range.end; ++i) {

@@ -43,7 +43,7 @@ void pack_panel(const void* weight, int64_t ldn, int64_t ldk, int columns, int64
   int64_t j = 0;
   if (ldk == 1) {
     const int64_t whole = columns == NR ? k / VL * VL : 0;
-    for (int v = 0; v < NV; ++v) pack_rows(w + v * VL * ldn, ldn, whole, panel + v * VL);
+    for (int v = 0; whole && v < NV; ++v) pack_rows(w + v * VL * ldn, ldn, whole, panel + v * VL);
     j = whole;
     for (; j < k; j += VL) pack_edge(w, ldn, columns, j, k - j < VL ? (int)(k - j) : VL, panel);
   } else if (columns == NR && ldn == 1) {  // columns of w: they are the panel's rows already

@@ -66,12 +66,6 @@ Workspace workspace_of(const pc_gemm_f32_desc& d, const GemmF32Kernel& kernel, b
   return s;
 }
 
-pc_status workspace_of_parts(size_t part, int32_t nth, size_t* bytes) {
-  PC_CHECK(multiply(static_cast<size_t>(nth), part, bytes), PC_ERROR_OVERFLOW, "the workspace of %d parts of %zu bytes is larger than memory", nth,
-           part);
-  return PC_OK;
-}
-
 struct Call {
   pc_gemm_f32_desc d;
   const GemmF32Kernel* kernel;
@@ -96,10 +90,12 @@ pc_status check_desc(const pc_gemm_f32_desc* desc, Call* call) {
   d = *desc;
   PC_CHECK(d.m >= 0 && d.n >= 0 && d.k >= 0, PC_ERROR_SHAPE, "m, n, k are %lld, %lld, %lld, wanted sizes >= 0", ll(d.m), ll(d.n), ll(d.k));
   PC_CHECK(d.k <= INT64_MAX >> 8, PC_ERROR_OVERFLOW, "k is %lld: no memory holds such a row", ll(d.k));  // so that sizes of rows don't overflow
+  PC_TRY(check_rows(d.m));
   if (d.ldx == 0) d.ldx = d.k;
   if (d.ldy == 0) d.ldy = d.n;
   PC_CHECK(d.ldx >= d.k && d.ldy >= d.n, PC_ERROR_SHAPE, "ldx and ldy are %lld and %lld, wanted at least k = %lld and n = %lld", ll(d.ldx), ll(d.ldy),
            ll(d.k), ll(d.n));
+  if (d.m <= 1) d.ldx = d.k, d.ldy = d.n;  // no second row: they lead nowhere
   if (d.ldn == 0 && d.ldk == 0) {
     d.ldn = d.k;
     d.ldk = 1;
@@ -133,18 +129,13 @@ pc_status check_operands(const Call& call, const void* workspace, size_t workspa
     PC_TRY(packed_bytes(d.n, d.k, *call.kernel, &w_bytes));
   else
     PC_CHECK(plain_bytes(d, &w_bytes), PC_ERROR_OVERFLOW, "w [%lld, %lld] is larger than memory", ll(d.n), ll(d.k));
-  if (d.k == 0) w_bytes = 0;
+  if (d.k == 0 && !call.packed) w_bytes = 0;
   PC_CHECK((call.x || !x_bytes) && (call.y || !y_bytes) && (call.w || !w_bytes), PC_ERROR_NULL, "x, y or w is NULL");
   PC_CHECK(is_aligned(call.x, 4) && is_aligned(call.y, 4) && is_aligned(call.w, 4) && is_aligned(d.bias, 4), PC_ERROR_ALIGNMENT,
            "x, y, w or bias is not aligned to float");
-  PC_CHECK(!overlap(call.y, y_bytes, call.x, x_bytes), PC_ERROR_OVERLAP, "y overlaps x");
   const char* w = call.packed ? call.w - sizeof(F32Header) : call.w;  // w_bytes counts the header
-  PC_CHECK(!overlap(call.y, y_bytes, w, w_bytes), PC_ERROR_OVERLAP, "y overlaps w");
-  PC_CHECK(!d.bias || !overlap(call.y, y_bytes, d.bias, static_cast<size_t>(d.n) * 4), PC_ERROR_OVERLAP, "y overlaps bias");
-  PC_CHECK(workspace, PC_ERROR_NULL, "workspace is NULL");
-  PC_CHECK(is_aligned(workspace, kAlignment), PC_ERROR_ALIGNMENT, "workspace is not aligned to %d bytes", PC_ALIGNMENT);
-  PC_CHECK(workspace_bytes >= needed, PC_ERROR_BUFFER, "workspace has %zu bytes, wanted %zu", workspace_bytes, needed);
-  return PC_OK;
+  return check_memory({call.y, y_bytes}, {{"x", {call.x, x_bytes}}, {"w", {w, w_bytes}}, {"bias", optional_span(d.bias, d.n)}}, workspace,
+                      workspace_bytes, needed);
 }
 
 class Part {
@@ -282,8 +273,11 @@ pc_status pack(const GemmF32Kernel& kernel, const char (&magic)[8], const void* 
   PC_CHECK(is_aligned(packed, kAlignment), PC_ERROR_ALIGNMENT, "packed is not aligned to %d bytes", PC_ALIGNMENT);
   PC_CHECK(is_aligned(w, size), PC_ERROR_ALIGNMENT, "w is not aligned to its element type");
   PC_CHECK(bytes >= wanted, PC_ERROR_BUFFER, "packed has %zu bytes, wanted %zu", bytes, wanted);
-  const auto bytes_of = [size](int64_t ld) { return static_cast<int64_t>(static_cast<uint64_t>(ld) * size); };
-  const Span source = span_of(w, n, k, bytes_of(ldn), bytes_of(ldk), size);
+  Span source;
+  PC_CHECK(span_of(w, n, k, ldn, ldk, size, &source), PC_ERROR_OVERFLOW, "w [%lld, %lld] with strides %lld and %lld is larger than memory", ll(n),
+           ll(k), ll(ldn), ll(ldk));
+  if (n <= 1 || k == 0) ldn = k;  // there is no second row, or nothing in one: it leads nowhere
+  if (k <= 1) ldk = 1;
   PC_CHECK(!overlap(packed, bytes, source.begin, source.bytes), PC_ERROR_OVERLAP, "packed overlaps w");
   F32Header header{};
   std::memcpy(header.magic, magic, sizeof magic);
@@ -296,8 +290,8 @@ pc_status pack(const GemmF32Kernel& kernel, const char (&magic)[8], const void* 
   std::memcpy(base, &header, sizeof header);
   char* panels = base + sizeof header;
   for (int64_t i = 0; i < n; i += kernel.nr)
-    kernel.pack_panel(static_cast<const char*>(w) + bytes_of(i * ldn), ldn, ldk, static_cast<int>(std::min<int64_t>(kernel.nr, n - i)), k,
-                      panels + static_cast<size_t>(i * k) * size);
+    kernel.pack_panel(static_cast<const char*>(w) + i * ldn * static_cast<int64_t>(size), ldn, ldk,
+                      static_cast<int>(std::min<int64_t>(kernel.nr, n - i)), k, panels + static_cast<size_t>(i * k) * size);
   const size_t end = sizeof header + static_cast<size_t>(round_up(n, static_cast<int64_t>(kernel.nr)) * k) * size;
   std::memset(base + end, 0, bytes - end);
   return PC_OK;
@@ -385,6 +379,7 @@ pc_status pc_gemm_f32_run(const pc_gemm_f32_desc* desc, const void* w, size_t by
   PC_TRY(workspace_of_parts(layout.bytes, nth, &needed));
   PC_TRY(check_operands(call, workspace, workspace_bytes, needed));
   char* mine = static_cast<char*>(workspace) + static_cast<size_t>(ith) * layout.bytes;
+  if (call.d.n == 0) return PC_OK;  // however many rows
   if (is_few(call.d, call.packed)) {
     set_last_kernel(call.few->name);
     run_few(call, part_of(call.d.n, call.few->nr, ith, nth), layout.row_stride, reinterpret_cast<float*>(mine));

@@ -55,23 +55,19 @@ template <class Desc> pc_status check_shape(Desc* d, int64_t n, int64_t k) {
   if (d->ldy == 0) d->ldy = d->n;
   PC_CHECK(d->ldx >= d->k && d->ldy >= d->n, PC_ERROR_SHAPE, "ldx and ldy are %lld and %lld, wanted at least k = %lld and n = %lld", ll(d->ldx),
            ll(d->ldy), ll(d->k), ll(d->n));
+  PC_TRY(check_rows(d->m));
+  if (d->m <= 1) d->ldx = d->k, d->ldy = d->n;  // no second row: they lead nowhere
   return PC_OK;
 }
 
-template <class Desc>
-pc_status check_operands(const Desc& d, const void* x, const void* y, const void* packed, size_t bytes, const void* workspace, size_t workspace_bytes,
-                         size_t needed) {
-  size_t x_bytes, y_bytes;
-  PC_CHECK(span_bytes(d.m, d.k, d.ldx, size_of(d.x_type), &x_bytes) && span_bytes(d.m, d.n, d.ldy, size_of(d.y_type), &y_bytes), PC_ERROR_OVERFLOW,
-           "x [%lld, %lld] or y [%lld, %lld] is larger than memory", ll(d.m), ll(d.k), ll(d.m), ll(d.n));
-  PC_CHECK((x || !x_bytes) && (y || !y_bytes), PC_ERROR_NULL, "%s is NULL", x || !x_bytes ? "y" : "x");
-  PC_CHECK(is_aligned(x, size_of(d.x_type)) && is_aligned(y, size_of(d.y_type)), PC_ERROR_ALIGNMENT, "x or y is not aligned to its element type");
-  PC_CHECK(!overlap(y, y_bytes, x, x_bytes), PC_ERROR_OVERLAP, "y overlaps x");
-  PC_CHECK(!overlap(y, y_bytes, packed, bytes), PC_ERROR_OVERLAP, "y overlaps packed");
-  PC_CHECK(!d.bias || !overlap(y, y_bytes, d.bias, static_cast<size_t>(d.n) * 4), PC_ERROR_OVERLAP, "y overlaps bias");
-  PC_CHECK(workspace, PC_ERROR_NULL, "workspace is NULL");
-  PC_CHECK(is_aligned(workspace, kAlignment), PC_ERROR_ALIGNMENT, "workspace is not aligned to %d bytes", PC_ALIGNMENT);
-  PC_CHECK(workspace_bytes >= needed, PC_ERROR_BUFFER, "workspace has %zu bytes, wanted %zu", workspace_bytes, needed);
+template <class Desc> pc_status check_operands(const Desc& d, const void* x, const void* y, Span* x_span, Span* y_span) {
+  *x_span = {x, 0};
+  *y_span = {y, 0};
+  PC_CHECK(span_bytes(d.m, d.k, d.ldx, size_of(d.x_type), &x_span->bytes) && span_bytes(d.m, d.n, d.ldy, size_of(d.y_type), &y_span->bytes),
+           PC_ERROR_OVERFLOW, "x [%lld, %lld] or y [%lld, %lld] is larger than memory", ll(d.m), ll(d.k), ll(d.m), ll(d.n));
+  PC_CHECK((x || !x_span->bytes) && (y || !y_span->bytes), PC_ERROR_NULL, "%s is NULL", x || !x_span->bytes ? "y" : "x");
+  PC_CHECK(is_aligned(x, size_of(d.x_type)) && is_aligned(y, size_of(d.y_type)) && is_aligned(d.bias, alignof(float)), PC_ERROR_ALIGNMENT,
+           "x, y or bias is not aligned to its element type");
   return PC_OK;
 }
 

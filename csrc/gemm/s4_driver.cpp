@@ -202,9 +202,13 @@ pc_status pc_gemm_s4_run(const pc_gemm_s4_desc* desc, const void* packed, size_t
   call.y = static_cast<char*>(y);
   PC_TRY(inverse_of_x_scale(call.d, &call.inverse_x_scale));
   const Workspace layout = workspace_of(call.d.m, call.w);
-  PC_TRY(check_operands(call.d, x, y, packed, bytes, workspace, workspace_bytes, static_cast<size_t>(nth) * layout.bytes));
+  Span x_span, y_span;
+  PC_TRY(check_operands(call.d, x, y, &x_span, &y_span));
+  PC_TRY(check_memory(y_span, {{"x", x_span}, {"packed", {packed, bytes}}, {"bias", optional_span(call.d.bias, call.d.n)}}, workspace,
+                      workspace_bytes, static_cast<size_t>(nth) * layout.bytes));
   const GemmS4Kernel& kernel = *call.w.kernel;
   set_last_kernel(kernel.name);
+  if (call.d.n == 0) return PC_OK;  // however many rows
   return Part(call, layout, static_cast<char*>(workspace) + static_cast<size_t>(ith) * layout.bytes)
       .run(block_of(call.d.m, call.d.n, kernel.mr, kernel.nr, ith, nth));
 }

@@ -124,7 +124,9 @@ pc_status pc_gemm_s4_pack(const uint8_t* w, int64_t n, int64_t k, int64_t ldn, i
   const int nr = kernels->gemm_s4->nr;
   Layout layout{};
   PC_TRY(layout_of(n, k, group_chunks, nr, &layout));
-  const Span source = span_of(w, n, row_bytes, ldn, 1, 1);
+  Span source;
+  PC_CHECK(span_of(w, n, row_bytes, ldn, 1, 1, &source), PC_ERROR_OVERFLOW, "w of %lld rows, %lld bytes apart, is larger than memory", ll(n),
+           ll(ldn));
   PC_CHECK(!overlap(packed, bytes, source.begin, source.bytes), PC_ERROR_OVERLAP, "packed overlaps w");
   PC_CHECK(!overlap(packed, bytes, scale, static_cast<size_t>(n * layout.groups) * 4), PC_ERROR_OVERLAP, "packed overlaps scale");
   for (int64_t i = 0; i < n * layout.groups; ++i)
@@ -148,7 +150,7 @@ pc_status pc_gemm_s4_pack(const uint8_t* w, int64_t n, int64_t k, int64_t ldn, i
     char* panel = base + sizeof header + n0 / nr * layout.panel_bytes;
     for (int i = 0; i < nr; ++i) {
       const bool exists = n0 + i < n;
-      const uint8_t* row = w + (n0 + i) * ldn;
+      const uint8_t* row = exists && k > 0 ? w + (n0 + i) * ldn : nullptr;
       char* out = panel;
       for (int64_t g = 0; g < layout.groups; ++g) {
         const float value = exists ? scale[(n0 + i) * layout.groups + g] : 0.0f;

@@ -515,10 +515,22 @@ pc_status run_part(Call* call, size_t bytes, void* workspace, size_t workspace_b
   const Workspace layout = workspace_of(call->d.m, call->w, call->source != nullptr);
   pc_gemm_s8_desc checked = call->d;
   if (call->source) checked.k = 0;  // its owner has checked x
-  PC_TRY(check_operands(checked, call->x, call->y, call->w.header, bytes, workspace, workspace_bytes, static_cast<size_t>(nth) * layout.bytes));
+  Span x, y;
+  PC_TRY(check_operands(checked, call->x, call->y, &x, &y));
+  if (call->source) x = call->source->x, y = call->source->y;
   PC_TRY(prepare_last_step(call));
+  PC_CHECK(is_aligned(checked.x_zero_points, alignof(int32_t)) && is_aligned(checked.w_zero_points, alignof(int32_t)), PC_ERROR_ALIGNMENT,
+           "x_zero_points or w_zero_points is not aligned to int32");
+  PC_TRY(check_memory(y,
+                      {{"x", x},
+                       {"packed", {call->w.header, bytes}},
+                       {"bias", optional_span(checked.bias, checked.n)},
+                       {"x_zero_points", optional_span(checked.x_zero_points, checked.m)},
+                       {"w_zero_points", optional_span(checked.w_zero_points, checked.n)}},
+                      workspace, workspace_bytes, static_cast<size_t>(nth) * layout.bytes));
   call->direct = !call->source && is_direct(*call);
   set_last_kernel(kernel.name);
+  if (checked.n == 0) return PC_OK;  // however many rows
   return Part(*call, layout, static_cast<char*>(workspace) + static_cast<size_t>(ith) * layout.bytes)
       .run(block_of(call->d.m, call->d.n, kernel.mr, kernel.nr, ith, nth));
 }

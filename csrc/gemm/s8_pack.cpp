@@ -203,7 +203,11 @@ pc_status pc_gemm_s8_pack(const void* w, pc_type w_type, int64_t n, int64_t k, i
   PC_CHECK(is_aligned(packed, kAlignment), PC_ERROR_ALIGNMENT, "packed is not aligned to %d bytes", PC_ALIGNMENT);
   PC_CHECK(bytes >= wanted, PC_ERROR_BUFFER, "packed has %zu bytes, wanted %zu", bytes, wanted);
   PC_CHECK(is_aligned(scale, alignof(float)), PC_ERROR_ALIGNMENT, "scale is not aligned to float");
-  const Span source = span_of(w, n, k, ldn, ldk, 1);
+  Span source;
+  PC_CHECK(span_of(w, n, k, ldn, ldk, 1, &source), PC_ERROR_OVERFLOW, "w [%lld, %lld] with strides %lld and %lld is larger than memory", ll(n), ll(k),
+           ll(ldn), ll(ldk));
+  if (n <= 1 || k == 0) ldn = k;  // there is no second row, or nothing in one: it leads nowhere
+  if (k <= 1) ldk = 1;
   PC_CHECK(!overlap(packed, bytes, source.begin, source.bytes), PC_ERROR_OVERLAP, "packed overlaps w");
   PC_CHECK(!scale || !overlap(packed, bytes, scale, static_cast<size_t>(n) * 4), PC_ERROR_OVERLAP, "packed overlaps scale");
   for (int64_t i = 0; scale && i < n; ++i)

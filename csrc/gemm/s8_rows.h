@@ -4,7 +4,7 @@
 #include <cstddef>
 #include <cstdint>
 
-#include "pycompress.h"
+#include "core/memory.h"
 
 namespace pc {
 
@@ -12,6 +12,7 @@ struct S8Rows {
   const void* context;
   // Rows [first, first + count) of k bytes, `stride` bytes apart. All of each stride may be written.
   void (*write)(const void* context, int64_t first, int64_t count, char* to, size_t stride);
+  Span x, y;  // all that rows are made of, and the array that y is a part of: they may not overlap
 };
 
 // As pc_gemm_s8_workspace_size and pc_gemm_s8_run. x_type is PC_U8 or PC_S8, with one zero point; the rows are not looked at otherwise.

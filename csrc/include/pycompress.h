@@ -8,6 +8,8 @@
  * - Nothing is allocated: ask for a size, bring the memory. Buffers named "packed" and "workspace" must be
  *   PC_ALIGNMENT-aligned; other arrays need the alignment of their element type.
  * - The caller owns all memory. A call keeps no pointer after it returns, and touches no byte outside its operands.
+ * - A call that fails leaves its output as it was; only what the values show while the work runs (NaN, a product of scales that is not finite, a
+ *   zero point or bias out of range) may leave a part of it written.
  * - Functions that end in (ith, nth) do the part `ith` of `nth` of the work. Call them once for each ith in [0, nth),
  *   in any order, from any threads, at the same time or one after another; the result is complete when all have
  *   returned, and its bits do not depend on nth. Parts share the workspace, each in its own region.
@@ -48,7 +50,7 @@ enum {
   PC_ERROR_VALUE = 4,     /* a number out of its range: a scale that is not positive, a zero point, ith >= nth */
   PC_ERROR_OVERFLOW = 5,  /* k so long that an int32 sum could overflow, or a size that overflows */
   PC_ERROR_ALIGNMENT = 6, /* a buffer that is not aligned as promised */
-  PC_ERROR_OVERLAP = 7,   /* the output overlaps an input */
+  PC_ERROR_OVERLAP = 7,   /* the output overlaps an input, or the workspace any other array */
   PC_ERROR_BUFFER = 8,    /* a packed or workspace buffer that is too small */
   PC_ERROR_FORMAT = 9,    /* packed bytes that are not what pc_..._pack wrote */
   PC_ERROR_ISA = 10,      /* an instruction set that this CPU or this build does not have */

@@ -37,7 +37,7 @@ pc_status check_quant(const pc_quant_desc* d, bool s32, const void* x, size_t x_
   if (values == 0) return PC_OK;
   PC_CHECK(x && y && d->scale, PC_ERROR_NULL, "x, y or scale is NULL");
   PC_CHECK(is_aligned(x, x_size) && is_aligned(y, y_size), PC_ERROR_ALIGNMENT, "x or y is not aligned to its element type");
-  PC_CHECK(!overlap(x, values * x_size, y, values * y_size), PC_ERROR_OVERLAP, "y overlaps x");
+  PC_CHECK(is_aligned(d->scale, 4) && is_aligned(d->zero_point, 4), PC_ERROR_ALIGNMENT, "scale or zero_point is not aligned to its element type");
   const Limits limits = limits_of(d->q_type);
   for (int64_t c = 0; c < d->channels; ++c) {
     PC_CHECK(d->scale[c] > 0 && std::isfinite(d->scale[c]), PC_ERROR_VALUE, "scale[%lld] is %g, wanted positive and finite", ll(c),
@@ -45,6 +45,8 @@ pc_status check_quant(const pc_quant_desc* d, bool s32, const void* x, size_t x_
     const int32_t z = d->zero_point ? d->zero_point[c] : 0;
     PC_CHECK(z >= limits.low && z <= limits.high, PC_ERROR_VALUE, "zero_point[%lld] is %d, wanted %d to %d", ll(c), z, limits.low, limits.high);
   }
+  for (const Span& in : {Span{x, values * x_size}, optional_span(d->scale, d->channels), optional_span(d->zero_point, d->channels)})
+    PC_CHECK(!overlap(in.begin, in.bytes, y, values * y_size), PC_ERROR_OVERLAP, "y overlaps x, scale or zero_point");
   return PC_OK;
 }
 
@@ -112,7 +114,9 @@ pc_status pc_range_run(const float* x, int64_t count, float* range, int32_t ith,
   PC_TRY(check_part(ith, nth));
   PC_CHECK(count >= 0, PC_ERROR_SHAPE, "count is %lld, wanted >= 0", ll(count));
   PC_CHECK(range && (x || count == 0), PC_ERROR_NULL, "x or range is NULL");
+  PC_CHECK(count <= PTRDIFF_MAX / 4, PC_ERROR_OVERFLOW, "count is %lld: x is larger than memory", ll(count));
   PC_CHECK(is_aligned(x, 4) && is_aligned(range, 4), PC_ERROR_ALIGNMENT, "x or range is not aligned to float");
+  PC_CHECK(!overlap(x, static_cast<size_t>(count) * 4, range, static_cast<size_t>(nth) * 8), PC_ERROR_OVERLAP, "range overlaps x");
   const Kernels* kernels;
   PC_TRY(active_kernels(&kernels));
   set_last_kernel(kernels->quant->name);
@@ -125,6 +129,8 @@ pc_status pc_range_run(const float* x, int64_t count, float* range, int32_t ith,
 pc_status pc_dynamic_qparams(const float* range, int32_t nth, float* scale, int32_t* zero_point) {
   using namespace pc;
   PC_CHECK(range && scale && zero_point, PC_ERROR_NULL, "range, scale or zero_point is NULL");
+  PC_CHECK(is_aligned(range, 4) && is_aligned(scale, 4) && is_aligned(zero_point, 4), PC_ERROR_ALIGNMENT,
+           "range, scale or zero_point is not aligned to its element type");
   PC_CHECK(nth >= 1, PC_ERROR_VALUE, "nth is %d, wanted >= 1", nth);
   float low = 0, high = 0;
   for (int32_t i = 0; i < nth; ++i) {
@@ -159,7 +165,11 @@ pc_status pc_quantize_rows_run(const float* x, int64_t m, int64_t k, int64_t ldx
   PC_CHECK(((x && y) || k == 0) && scale && zero_point, PC_ERROR_NULL, "x, y, scale or zero_point is NULL");
   PC_CHECK(is_aligned(x, 4) && is_aligned(scale, 4) && is_aligned(zero_point, 4), PC_ERROR_ALIGNMENT,
            "x, scale or zero_point is not aligned to its element type");
+  const size_t row_bytes = static_cast<size_t>(m) * 4;  // of what goes with each row
   PC_CHECK(!overlap(x, x_bytes, y, y_bytes), PC_ERROR_OVERLAP, "y overlaps x");
+  PC_CHECK(!overlap(scale, row_bytes, zero_point, row_bytes), PC_ERROR_OVERLAP, "scale overlaps zero_point");
+  for (const void* out : std::initializer_list<const void*>{scale, zero_point})
+    PC_CHECK(!overlap(out, row_bytes, x, x_bytes) && !overlap(out, row_bytes, y, y_bytes), PC_ERROR_OVERLAP, "scale or zero_point overlaps x or y");
   const Kernels* kernels;
   PC_TRY(active_kernels(&kernels));
   const QuantKernel& kernel = *kernels->quant;

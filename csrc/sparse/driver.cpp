@@ -127,6 +127,9 @@ pc_status check_desc(const pc_spmm_desc* desc, const void* packed, size_t bytes,
   if (d.ldy == 0) d.ldy = y_row;
   PC_CHECK(d.ldx >= x_row && d.ldy >= y_row, PC_ERROR_SHAPE, "ldx and ldy are %lld and %lld, wanted at least %lld and %lld", ll(d.ldx), ll(d.ldy),
            ll(x_row), ll(y_row));
+  PC_TRY(check_rows(d.m));
+  if ((d.x_transposed ? d.k : d.m) <= 1) d.ldx = x_row;  // no second row: it leads nowhere
+  if ((d.y_transposed ? d.n : d.m) <= 1) d.ldy = y_row;
   PC_TRY(check_types(d, call->int8()));
   return clamp_of(d, &call->low, &call->high);
 }
@@ -140,13 +143,8 @@ pc_status check_operands(Call* call, size_t bytes, const void* workspace, size_t
   PC_CHECK((call->x || !x_bytes) && (call->y || !y_bytes), PC_ERROR_NULL, "%s is NULL", call->x || !x_bytes ? "y" : "x");
   PC_CHECK(is_aligned(call->x, size_of(d.x_type)) && is_aligned(call->y, size_of(d.y_type)) && is_aligned(d.bias, 4), PC_ERROR_ALIGNMENT,
            "x, y or bias is not aligned to its element type");
-  PC_CHECK(!overlap(call->y, y_bytes, call->x, x_bytes), PC_ERROR_OVERLAP, "y overlaps x");
-  PC_CHECK(!overlap(call->y, y_bytes, call->w.header, bytes), PC_ERROR_OVERLAP, "y overlaps packed");
-  PC_CHECK(!d.bias || !overlap(call->y, y_bytes, d.bias, static_cast<size_t>(d.n) * 4), PC_ERROR_OVERLAP, "y overlaps bias");
-  PC_CHECK(workspace, PC_ERROR_NULL, "workspace is NULL");
-  PC_CHECK(is_aligned(workspace, kAlignment), PC_ERROR_ALIGNMENT, "workspace is not aligned to %d bytes", PC_ALIGNMENT);
-  PC_CHECK(workspace_bytes >= needed, PC_ERROR_BUFFER, "workspace has %zu bytes, wanted %zu", workspace_bytes, needed);
-  return PC_OK;
+  return check_memory({call->y, y_bytes}, {{"x", {call->x, x_bytes}}, {"packed", {call->w.header, bytes}}, {"bias", optional_span(d.bias, d.n)}},
+                      workspace, workspace_bytes, needed);
 }
 
 pc_status prepare_last_step(Call* call) {
@@ -524,9 +522,7 @@ pc_status pc_spmm_workspace_size(const pc_spmm_desc* desc, const void* packed, s
   PC_TRY(check_part(0, nth));
   Call call{};
   PC_TRY(check_desc(desc, packed, bytes, &call));
-  PC_CHECK(multiply(static_cast<size_t>(nth), workspace_of(call).bytes, workspace_bytes), PC_ERROR_OVERFLOW,
-           "the workspace of %d parts is larger than memory", nth);
-  return PC_OK;
+  return workspace_of_parts(workspace_of(call).bytes, nth, workspace_bytes);
 }
 
 pc_status pc_spmm_run(const pc_spmm_desc* desc, const void* packed, size_t bytes, const void* x, void* y, void* workspace, size_t workspace_bytes,
@@ -538,11 +534,12 @@ pc_status pc_spmm_run(const pc_spmm_desc* desc, const void* packed, size_t bytes
   call.x = static_cast<const char*>(x);
   call.y = static_cast<char*>(y);
   const Workspace layout = workspace_of(call);
-  size_t needed;
-  PC_CHECK(multiply(static_cast<size_t>(nth), layout.bytes, &needed), PC_ERROR_OVERFLOW, "the workspace of %d parts is larger than memory", nth);
-  PC_TRY(check_operands(&call, bytes, workspace, workspace_bytes, needed));
+  size_t needed = 0;
+  PC_TRY(workspace_of_parts(layout.bytes, nth, &needed));
   PC_TRY(prepare_last_step(&call));
+  PC_TRY(check_operands(&call, bytes, workspace, workspace_bytes, needed));
   set_last_kernel(call.w.kernel);
+  if (call.d.n == 0) return PC_OK;  // however many rows
   Range m, chunks;
   cut(call, ith, nth, &m, &chunks);
   return Part(call, layout, static_cast<char*>(workspace) + static_cast<size_t>(ith) * layout.bytes).run(m, chunks);

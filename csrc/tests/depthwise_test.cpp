@@ -327,6 +327,10 @@ TEST(misuse) {
   CHECK_STATUS(PC_ERROR_VALUE, with([](pc_conv_desc& c) { c.activation = 9; }));
   CHECK_STATUS(PC_ERROR_TYPE, with([](pc_conv_desc& c) { c.y_type = 7; }));
   CHECK_STATUS(PC_ERROR_OVERFLOW, with([](pc_conv_desc& c) { c.batch = int64_t{1} << 40; }));
+  CHECK_STATUS(PC_ERROR_OVERFLOW, with([](pc_conv_desc& c) {
+                 c.batch = 0;  // of images too large for a workspace of their rows
+                 c.height = c.width = int64_t{1} << 31;
+               }));
   size_t bytes = 0;
   CHECK_STATUS(PC_ERROR_OVERFLOW, pc_depthwise_pack_size(PC_S8, 4, 300, 300, &bytes));
   CHECK_STATUS(PC_ERROR_TYPE, pc_depthwise_pack_size(PC_S32, 4, 3, 3, &bytes));

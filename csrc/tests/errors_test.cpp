@@ -180,6 +180,23 @@ TEST(gemm_s8_run) {
     e(PC_ERROR_OVERLAP, "y ends in x", [](S8& s) { s.x_at = s.y.data() + S8::M * S8::N - 1; });
     e(PC_ERROR_OVERLAP, "y is bias", [](S8& s) { s.d.bias = s.y.data(); });
     e(PC_ERROR_OVERLAP, "y in packed", [](S8& s) { s.y_at = s.packed.data() + 64; });
+    e(PC_ERROR_OVERLAP, "y is w_zero_points", [](S8& s) { s.d.w_zero_points = reinterpret_cast<const int32_t*>(s.y.data()); });
+    e(PC_ERROR_OVERLAP, "y in workspace", [](S8& s) { s.y_at = s.workspace.data() + 64; });
+    e(PC_ERROR_OVERLAP, "x in workspace", [](S8& s) { s.x_at = s.workspace.data() + 64; });
+    e(PC_ERROR_OVERLAP, "bias in workspace", [](S8& s) { s.d.bias = reinterpret_cast<const float*>(s.workspace.data()); });
+    e(PC_ERROR_OVERLAP, "workspace in packed", [](S8& s) { s.workspace_at = s.packed.data(); });
+    e(PC_ERROR_OVERLAP, "packed of all memory", [](S8& s) { s.packed_bytes = SIZE_MAX; });
+    e(PC_ERROR_ALIGNMENT, "bias", [](S8& s) { s.d.bias = misaligned(s.bias.data()); });
+    e(PC_ERROR_ALIGNMENT, "w_zero_points", [](S8& s) { s.d.w_zero_points = misaligned(s.w_zero_points.data()); });
+    // However large the arrays that would follow from a wrong shape: it is what is named.
+    e(PC_ERROR_SHAPE, "n, with y before x", [](S8& s) {
+      s.d.n = INT32_MAX;
+      s.x_at = s.y.data() + S8::M * S8::N;
+    });
+    e(PC_OK, "one row has no next", [](S8& s) {
+      s.d.m = 1;
+      s.d.ldx = s.d.ldy = kHuge;
+    });
   });
 }
 
@@ -219,6 +236,10 @@ TEST(gemm_s8_pack) {
     CHECK_STATUS(PC_ERROR_SHAPE, pc_gemm_s8_pack(w.data(), PC_S8, -1, k, k, 1, nullptr, p, bytes));
     CHECK_STATUS(PC_ERROR_ALIGNMENT, pc_gemm_s8_pack(w.data(), PC_S8, n, k, k, 1, nullptr, p + 4, bytes));
     CHECK_STATUS(PC_ERROR_BUFFER, pc_gemm_s8_pack(w.data(), PC_S8, n, k, k, 1, nullptr, p, bytes - 1));
+    for (const int64_t ld : {kHuge, INT64_MIN}) {
+      CHECK_STATUS(PC_ERROR_OVERFLOW, pc_gemm_s8_pack(w.data(), PC_S8, n, k, ld, 1, nullptr, p, bytes));
+      CHECK_STATUS(PC_ERROR_OVERFLOW, pc_gemm_s8_pack(w.data(), PC_S8, n, k, 1, ld, nullptr, p, bytes));
+    }
     for (const float bad : {0.0f, -1.0f, kInfinity, kNan}) {
       const float scale[n] = {1, 1, 1, 1, bad};
       CHECK_STATUS(PC_ERROR_VALUE, pc_gemm_s8_pack(w.data(), PC_S8, n, k, k, 1, scale, p, bytes));
@@ -320,6 +341,8 @@ TEST(gemm_f32_run) {
     e(PC_ERROR_BUFFER, "workspace", [](F32& s) { s.workspace_bytes = 64; });
     e(PC_ERROR_FORMAT, "something else packed", [](F32& s) { s.w_at = s.workspace.data(); });
     e(PC_ERROR_OVERLAP, "y is x", [](F32& s) { s.x_at = s.y.data(); });
+    e(PC_ERROR_OVERLAP, "y in workspace", [](F32& s) { s.y_at = reinterpret_cast<float*>(s.workspace.data()); });
+    e(PC_ERROR_OVERLAP, "workspace in packed", [](F32& s) { s.workspace_at = s.packed.data(); });
     e(PC_ERROR_OVERLAP, "y is bias", [](F32& s) { s.d.bias = s.y.data(); });
     e(PC_ERROR_OVERLAP, "y in plain w", [](F32& s) {
       s.plain();
@@ -327,6 +350,34 @@ TEST(gemm_f32_run) {
     });
     e(PC_ERROR_OVERLAP, "y in packed", [](F32& s) { s.y_at = reinterpret_cast<float*>(s.packed.data() + s.packed.bytes()) - 1; });
     e(PC_ERROR_OVERLAP, "y in the header of packed", [](F32& s) { s.y_at = reinterpret_cast<float*>(s.packed.data()); });
+  });
+}
+
+TEST(packed_of_no_inputs) {
+  F32 s;
+  Aligned packed = pack_f32(nullptr, F32::N, 0, 0, 1);
+  s.w_at = packed.data();
+  s.bytes = packed.bytes();
+  s.d.k = 0;
+  CHECK_OK(s.run());
+  s.y_at = reinterpret_cast<float*>(packed.data());
+  CHECK_STATUS(PC_ERROR_OVERLAP, s.run());
+}
+
+TEST(many_rows_of_nothing) {
+  for_each_isa([](const std::string&) {
+    S8 s;
+    Aligned packed = pack_s8(nullptr, PC_S8, 0, 0, 0, 1, nullptr);
+    s.packed_at = packed.data();
+    s.packed_bytes = packed.bytes();
+    s.d.n = s.d.k = 0;
+    s.d.m = int64_t{1} << 50;
+    CHECK_OK(s.run());
+    F32 f;
+    f.plain();
+    f.d.n = f.d.k = 0;
+    f.d.m = int64_t{1} << 50;
+    CHECK_OK(f.run());
   });
 }
 
@@ -443,6 +494,8 @@ TEST(quantize_and_dequantize) {
         s.zero_point[1] = zero_point;
       });
     e(PC_ERROR_OVERLAP, "y is x", [](Quant& s) { s.x_at = s.y.data(); });
+    e(PC_ERROR_OVERLAP, "y is scale", [](Quant& s) { s.d.scale = s.y.data(); });
+    e(PC_ERROR_ALIGNMENT, "scale", [](Quant& s) { s.d.scale = misaligned(s.d.scale); });
     if (dequantize)
       e(PC_ERROR_ALIGNMENT, "y", [](Quant& s) { s.y_at = misaligned(s.y.data()); });
     else
@@ -459,6 +512,8 @@ TEST(range_qparams_rows) {
   CHECK_STATUS(PC_ERROR_SHAPE, pc_range_run(x, -1, range, 0, 1));
   CHECK_STATUS(PC_ERROR_VALUE, pc_range_run(x, 8, range, 2, 2));
   CHECK_STATUS(PC_ERROR_ALIGNMENT, pc_range_run(misaligned(x), 7, range, 0, 1));
+  CHECK_STATUS(PC_ERROR_OVERFLOW, pc_range_run(x, kHuge, range, 0, 1));
+  CHECK_STATUS(PC_ERROR_OVERLAP, pc_range_run(x, 8, x + 6, 0, 1));
   CHECK_OK(pc_range_run(nullptr, 0, range, 0, 1));
 
   CHECK_STATUS(PC_ERROR_NULL, pc_dynamic_qparams(nullptr, 1, scale, zero_point));
@@ -478,6 +533,9 @@ TEST(range_qparams_rows) {
   CHECK_STATUS(PC_ERROR_VALUE, pc_quantize_rows_run(x, 2, 4, 0, y, 0, scale, zero_point, 1, 1));
   CHECK_STATUS(PC_ERROR_ALIGNMENT, pc_quantize_rows_run(misaligned(x), 1, 4, 0, y, 0, scale, zero_point, 0, 1));
   CHECK_STATUS(PC_ERROR_OVERLAP, pc_quantize_rows_run(x, 2, 4, 0, reinterpret_cast<uint8_t*>(x), 0, scale, zero_point, 0, 1));
+  CHECK_STATUS(PC_ERROR_OVERLAP, pc_quantize_rows_run(x, 2, 4, 0, y, 0, x, zero_point, 0, 1));
+  CHECK_STATUS(PC_ERROR_OVERLAP, pc_quantize_rows_run(x, 2, 4, 0, y, 0, scale, reinterpret_cast<int32_t*>(scale), 0, 1));
+  CHECK_STATUS(PC_ERROR_OVERFLOW, pc_quantize_by_run(x, kHuge, 1, 0, y, 0, 1));
 }
 
 // ---- the library itself

@@ -295,6 +295,10 @@ TEST(misuse) {
   CHECK_STATUS(PC_ERROR_SHAPE, pc_gemm_s4_pack_size(-1, 40, 32, &bytes));
   CHECK_STATUS(PC_ERROR_VALUE, pc_gemm_s4_pack_size(3, 40, 33, &bytes));
   CHECK_STATUS(PC_ERROR_VALUE, pc_gemm_s4_pack_size(3, 40, -32, &bytes));
+  size_t of_one_group = 0;
+  CHECK_OK(pc_gemm_s4_pack_size(3, 40, 0, &of_one_group));
+  CHECK_OK(pc_gemm_s4_pack_size(3, 40, INT64_MAX, &bytes));
+  CHECK(bytes == of_one_group);
   CHECK_OK(pc_gemm_s4_pack_size(3, 40, 41, &bytes));  // at least k: one group
   CHECK_OK(pc_gemm_s4_pack_size(3, 40, 32, &bytes));
   Aligned packed(bytes);
