@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -45,6 +46,25 @@ def test_frame() -> None:
     for name in "doctor", "demo", "bench":
         assert name in result.stdout
     assert invoke("no-such-command").exit_code == 2
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs a device that is always full")
+@pytest.mark.parametrize("options", [[], ["--json"]])
+def test_full_disk_behind_stdout(tmp_path: Path, options: list[str]) -> None:
+    model = tmp_path / "model.safetensors"
+    pc.compress({"layer.weight": np.ones((64, 64), np.float32)}, "int8").save(model)
+    code = "from _pycompress_command import main; main()"
+    with open("/dev/full", "w") as full:
+        result = subprocess.run(
+            [sys.executable, "-c", code, "inspect", str(model), *options],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            timeout=120,
+            check=False,
+        )
+    assert result.returncode == 1
+    assert result.stderr == "error: [Errno 28] No space left on device\n"
 
 
 def test_help_is_light() -> None:

@@ -5,6 +5,7 @@ Results go to stdout, progress and errors to stderr. What can be expected to go 
 
 from __future__ import annotations
 
+import errno
 from typing import Annotated, Any
 
 import typer
@@ -20,7 +21,9 @@ class _Group(TyperGroup):
     def invoke(self, ctx: Any) -> Any:
         try:
             return super().invoke(ctx)
-        except (CommandError, ImportError) as error:  # ImportError: something optional that is not installed
+        except (CommandError, ImportError, OSError) as error:  # ImportError: something optional that is not installed
+            if isinstance(error, OSError) and error.errno == errno.EPIPE:  # nobody reads on: typer ends quietly
+                raise
             typer.secho(f"error: {error}", fg="red", err=True)
             raise typer.Exit(1) from None
 
