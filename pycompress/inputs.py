@@ -144,4 +144,5 @@ def unfold(
             f"x is {x.shape[2]} by {x.shape[3]} with its padding, smaller than the kernel, {tall} by {wide}"
         )
     windows = np.lib.stride_tricks.sliding_window_view(x, (tall, wide), (2, 3))[:, :, ::sh, ::sw, ::dh, ::dw]
-    return np.ascontiguousarray(windows.transpose(0, 2, 3, 1, 4, 5)).reshape(-1, x.shape[1] * kh * kw)
+    count = math.prod(windows.shape[i] for i in (0, 2, 3))
+    return np.ascontiguousarray(windows.transpose(0, 2, 3, 1, 4, 5)).reshape(count, x.shape[1] * kh * kw)

@@ -427,6 +427,11 @@ def test_bad_arguments_of_convolutions(error, message, change):
         pc.factorize_conv(**({"w": C} | change))
 
 
+@pytest.mark.parametrize("shape", [(0, 4, 4, 2), (2, 4, 4, 0)])
+def test_unfold_of_nothing(shape):
+    assert pc.unfold(np.ones(shape, f32), 3).shape == (4 * shape[0], 9 * shape[3])
+
+
 def test_bad_arguments_of_unfold():
     x = np.ones((1, 4, 4, 2), f32)
     for error, message, args, options in [
