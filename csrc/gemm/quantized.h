@@ -56,7 +56,8 @@ template <class Desc> pc_status check_shape(Desc* d, int64_t n, int64_t k) {
   PC_CHECK(d->ldx >= d->k && d->ldy >= d->n, PC_ERROR_SHAPE, "ldx and ldy are %lld and %lld, wanted at least k = %lld and n = %lld", ll(d->ldx),
            ll(d->ldy), ll(d->k), ll(d->n));
   PC_TRY(check_rows(d->m));
-  if (d->m <= 1) d->ldx = d->k, d->ldy = d->n;  // no second row: they lead nowhere
+  if (d->m <= 1 || d->k == 0) d->ldx = d->k;  // no second row, or nothing in one: it leads nowhere
+  if (d->m <= 1) d->ldy = d->n;
   return PC_OK;
 }
 

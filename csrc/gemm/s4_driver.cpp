@@ -206,6 +206,7 @@ pc_status pc_gemm_s4_run(const pc_gemm_s4_desc* desc, const void* packed, size_t
   PC_TRY(check_operands(call.d, x, y, &x_span, &y_span));
   PC_TRY(check_memory(y_span, {{"x", x_span}, {"packed", {packed, bytes}}, {"bias", optional_span(call.d.bias, call.d.n)}}, workspace,
                       workspace_bytes, static_cast<size_t>(nth) * layout.bytes));
+  if (!call.x) call.x = static_cast<const char*>(workspace);  // of k = 0: an address to read nothing from
   const GemmS4Kernel& kernel = *call.w.kernel;
   set_last_kernel(kernel.name);
   if (call.d.n == 0) return PC_OK;  // however many rows

@@ -528,6 +528,7 @@ pc_status run_part(Call* call, size_t bytes, void* workspace, size_t workspace_b
                        {"x_zero_points", optional_span(checked.x_zero_points, checked.m)},
                        {"w_zero_points", optional_span(checked.w_zero_points, checked.n)}},
                       workspace, workspace_bytes, static_cast<size_t>(nth) * layout.bytes));
+  if (!call->x) call->x = static_cast<const char*>(workspace);  // of k = 0: an address to read nothing from
   call->direct = !call->source && is_direct(*call);
   set_last_kernel(kernel.name);
   if (checked.n == 0) return PC_OK;  // however many rows

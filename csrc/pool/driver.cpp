@@ -77,7 +77,7 @@ pc_status check_pool(const pc_pool_desc* desc, const void* x, const void* y, Poo
       if (!to_float) PC_TRY(check_qparams("y", d.y_type, d.y_scale, d.y_zero_point));
       p->scale = to_float ? d.x_scale : d.x_scale / d.y_scale;
       p->x_zero_point = d.x_zero_point;
-      p->y_zero_point = d.y_zero_point;
+      p->y_zero_point = to_float ? 0 : d.y_zero_point;
       PC_CHECK(positive(p->scale), PC_ERROR_VALUE, "x_scale / y_scale is %g, wanted positive and finite", static_cast<double>(p->scale));
     }
   }

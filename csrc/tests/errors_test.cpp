@@ -364,6 +364,23 @@ TEST(packed_of_no_inputs) {
   CHECK_STATUS(PC_ERROR_OVERLAP, s.run());
 }
 
+TEST(rows_of_no_inputs) {
+  for_each_isa([](const std::string&) {
+    S8 s;
+    Aligned packed = pack_s8(nullptr, PC_S8, S8::N, 0, 0, 1, nullptr);
+    s.packed_at = packed.data();
+    s.packed_bytes = packed.bytes();
+    s.d.k = 0;
+    s.d.ldx = int64_t{1} << 60;  // leads from nothing to nothing
+    s.x_at = nullptr;
+    for (const pc_type type : {PC_F32, PC_U8, PC_S8}) {
+      s.d.x_type = type;
+      CHECK_OK(s.run());
+      CHECK(s.y == std::vector<float>(s.y.size(), 0.0f));
+    }
+  });
+}
+
 TEST(many_rows_of_nothing) {
   for_each_isa([](const std::string&) {
     S8 s;

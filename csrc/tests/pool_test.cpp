@@ -134,6 +134,10 @@ TEST(pool_misused) {
     d.x_type = d.y_type = PC_F32;
     d.dilation_height = 2;
   });
+  expect(PC_OK, [](pc_pool_desc& d) {
+    d.y_type = PC_F32;
+    d.y_zero_point = INT32_MIN;  // not looked at
+  });
   expect(PC_ERROR_VALUE, [](pc_pool_desc& d) { d.x_scale = -1; });
   expect(PC_ERROR_VALUE, [](pc_pool_desc& d) { d.x_scale = 0; });
   expect(PC_ERROR_VALUE, [](pc_pool_desc& d) { d.y_scale = std::numeric_limits<float>::quiet_NaN(); });
