@@ -81,6 +81,7 @@ struct DepthwiseF32Tile : DepthwiseTile {
   const char* row[kMaxTileRows];  // strips: the first pixel of each row under the first tile
   const float* bias;              // of the block, or nullptr
   float low, high;
+  bool together;  // a cache line would be gone when the next block comes back to it: its blocks go together
 };
 
 typedef void (*DepthwiseF32Function)(const DepthwiseF32Tile&);

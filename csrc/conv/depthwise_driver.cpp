@@ -21,6 +21,8 @@ namespace pc {
 namespace {
 
 constexpr int64_t kStripBytes = 24 * 1024;  // of x under a strip with all its channels: it stays in L1 from block to block
+constexpr int kLineBytes = 64;              // of a cache
+constexpr int64_t kAliasBytes = 512;        // pixels a multiple of it apart share 8 of the 64 sets of L1: a strip does not stay there
 constexpr int64_t kRawColumns = 16;         // sums that wait for their last step
 constexpr int kMaxBandRows = 2 * kMaxTileRows;
 constexpr int64_t kGeneralColumns = 8;  // outputs at a time whose pixels are given one by one
@@ -46,6 +48,8 @@ struct Call {
   size_t element() const { return is_s8 ? 1 : 4; }                                     // of x as the kernel reads it
   int64_t pixel_bytes() const { return g.outputs * static_cast<int64_t>(element()); }  // likewise
   int64_t bands() const { return divide_up(g.oh, static_cast<int64_t>(rows())); }
+  // float32: both blocks of a cache line.
+  bool together() const { return cut.block * 4 < kLineBytes && pixel_bytes() % kAliasBytes == 0; }
 };
 
 template <class Shape> const Shape* find_shape(const Shape (&shapes)[kDepthwiseShapes], const Geometry& g) {
@@ -346,7 +350,7 @@ class Part {
 
   pc_status run_strips(int64_t image, int64_t oy, int rows, const char* const* in, int64_t begin, int64_t end, int width, const Range& blocks) {
     const int s = static_cast<int>(g_.sh), in_rows = (rows - 1) * s + static_cast<int>(g_.kh);
-    const int64_t at_once = std::max<int64_t>(kStripBytes / (in_rows * s * c_.pixel_bytes()) / width, 4);
+    const int64_t at_once = std::max<int64_t>(kStripBytes / (in_rows * s * c_.pixel_bytes()) / width, c_.together() ? 1 : 4);
     for (int64_t t = begin; t < end; t += at_once) {
       DepthwiseF32Tile tile{};
       tile.count = std::min(at_once, end - t);
@@ -446,6 +450,7 @@ class Part {
     tile.bias = c_.d.bias ? c_.d.bias + p.block * c_.cut.block : nullptr;
     tile.low = c_.low;
     tile.high = c_.high;
+    tile.together = c_.together();
     const DepthwiseF32Kernel& kernel = *c_.w.kernels->depthwise_f32;
     const auto function = p.kind == Kind::kTaps    ? kernel.taps
                           : p.kind == Kind::kStrip ? c_.f32->strip
