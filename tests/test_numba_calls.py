@@ -384,7 +384,7 @@ VALUE_ERRORS = {
     "x backwards": (lambda a: {"x": a.x[::-1]}, "backwards"),
     "out overlaps": (lambda a: {"x": a.out[:, :33], "out": a.out}, "y overlaps x"),
     "nan": (lambda a: {"x": a.x * f32("nan")}, "x holds NaN or infinity in row 0"),
-    "x misaligned": (lambda a: {"x": misaligned(a.x)}, "x or y is not aligned"),
+    "x misaligned": (lambda a: {"x": misaligned(a.x)}, "x, y or bias is not aligned"),
     "truncated": (lambda a: {"packed": a.packed[:640]}, "packed has .* bytes, its header wants"),
     "short": (lambda a: {"packed": a.packed[:8]}, "packed has 8 bytes, a header alone has 64"),
     "empty": (lambda a: {"packed": a.packed[:0]}, "packed"),
